@@ -14,6 +14,7 @@ mod live;
 mod log;
 mod message;
 mod origins;
+mod outbound;
 mod plugins;
 mod rate;
 mod rule;
@@ -43,6 +44,7 @@ pub use listen::{InvalidListen, Listen};
 pub use live::LiveConfig;
 pub use log::{LogConfig, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
+pub use outbound::{ListedOrigin, OutboundConfig};
 use plugins::KEYS_OF_PLUGINS;
 use plugins::plugin_tables;
 pub use plugins::{InstancePolicy, PluginSettings, PluginsConfig};
@@ -72,6 +74,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Who may read the contract.
     pub contract: ContractAccess,
+    /// The HTTP requests of plugins.
+    pub outbound: OutboundConfig,
     /// What the log contains, and its format.
     pub log: LogConfig,
     /// The keys for `/api`, `/metrics` and the routes of plugins. If there is none, the host makes
@@ -310,8 +314,9 @@ impl Config {
 }
 
 /// The tables of a configuration whose keys the environment can set.
-const SECTIONS: [&str; 9] =
-    ["server", "admin", "plugins", "data", "rate", "auth", "contract", "log", "limits"];
+const SECTIONS: [&str; 10] = [
+    "server", "admin", "plugins", "data", "rate", "auth", "contract", "outbound", "log", "limits",
+];
 
 /// The keys that `[section]` may have, taken from the error that an unknown key causes.
 fn allowed_keys(section: &str) -> Vec<&'static str> {

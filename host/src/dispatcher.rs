@@ -7,6 +7,7 @@ mod commit;
 mod emit;
 mod fire;
 mod host_events;
+mod requests;
 mod run;
 mod sequence;
 
@@ -19,6 +20,7 @@ use crate::event::{Caller, Connection, Event, Json};
 use crate::events::check_payload;
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
+use crate::outbound::Outbound;
 use crate::rate::{RateLimits, Verdict};
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
 use crate::rejection::Rejection;
@@ -42,6 +44,7 @@ pub struct Dispatcher {
     /// The clock by which timers fire.
     clock: WallClock,
     rate: RateLimits,
+    outbound: Arc<Outbound>,
 }
 
 /// The result of a handler that succeeded.
@@ -62,17 +65,19 @@ struct Failed {
     rejection: Rejection,
     /// Boxed, so that the result of a success does not reserve space for it.
     fault: Option<Box<log::Fault>>,
+    /// Whether a missed deadline is not the plugin's failure: it has waited for another service.
+    is_excused: bool,
 }
 
 impl Failed {
     fn new(rejection: Rejection, fault: log::Fault) -> Self {
-        Self { rejection, fault: Some(Box::new(fault)) }
+        Self { rejection, fault: Some(Box::new(fault)), is_excused: false }
     }
 }
 
 impl From<Rejection> for Failed {
     fn from(rejection: Rejection) -> Self {
-        Self { rejection, fault: None }
+        Self { rejection, fault: None, is_excused: false }
     }
 }
 
@@ -86,7 +91,15 @@ impl Dispatcher {
     ) -> Self {
         let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
         let clock = WallClock::default();
-        Self { registry, rooms, config, metrics, host_events, clock, rate }
+        let outbound = Arc::default();
+        Self { registry, rooms, config, metrics, host_events, clock, rate, outbound }
+    }
+
+    /// Lets handlers send their HTTP requests by `outbound`, instead of a client that knows no TLS.
+    #[must_use]
+    pub(crate) fn sending_by(mut self, outbound: Arc<Outbound>) -> Self {
+        self.outbound = outbound;
+        self
     }
 
     /// The token buckets of clients.
@@ -261,7 +274,9 @@ impl Dispatcher {
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
         checkpoint_if_due(active);
+        let is_excused = answer.as_ref().is_err_and(|failed| failed.is_excused);
         let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
+            Err(_) if is_excused => Outcome::Unknown,
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_) | Rejection::NotCommitted(_)) => {
                 Outcome::Unknown
@@ -319,7 +334,7 @@ fn report(
     event: &Event,
     failed: Failed,
 ) -> Rejection {
-    let Failed { rejection, fault } = failed;
+    let Failed { rejection, fault, .. } = failed;
     let handler = Handler {
         plugin: active.code.name(),
         version: &active.code.registration.version,

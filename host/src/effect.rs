@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::event::Json;
 
 pub(crate) use calls::{
-    ConnectionCalls, EmitterCalls, HostCalls, IdentityCalls, MemberCalls, RoomCalls, StateCalls,
+    ConnectionCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls, RoomCalls, StateCalls,
     TimerCalls,
 };
 
@@ -16,6 +16,7 @@ pub(crate) use sockhop_core::effect::{
     EffectLimits, Target, Who, check_own_room, check_page, check_room_count, emit_bytes,
     require_caller,
 };
+pub(crate) use sockhop_core::outbound::{Request, Response};
 pub(crate) use sockhop_core::timer::Deadline;
 
 /// One action that a handler requests. Its changes to the state are in its state view, because they

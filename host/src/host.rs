@@ -46,6 +46,7 @@ use crate::http::proxy::TrustedProxies;
 use crate::http::slots::ConnectionSlots;
 use crate::http::{self, Api, admission, body, problem, proxy, routes};
 use crate::metrics::Metrics;
+use crate::outbound::Outbound;
 use crate::plugin::{Engine, this_program};
 use crate::registry::{Generation, OperatorSettings, Registry};
 use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError};
@@ -191,7 +192,8 @@ impl Host {
             Arc::clone(&live),
             Arc::clone(&metrics),
         );
-        let dispatcher = Arc::new(dispatcher);
+        let outbound = Arc::new(Outbound::load(&config, tasks.clone())?);
+        let dispatcher = Arc::new(dispatcher.sending_by(Arc::clone(&outbound)));
         let timers =
             Timers::new(Arc::clone(&dispatcher), Arc::clone(&registry), Arc::clone(&metrics));
         let alarm = Arc::new(Notify::new());
@@ -235,7 +237,7 @@ impl Host {
             warn_of_tables_without_plugin(config, &of_warned.statuses());
             warn_of_rules_without_subject(&warned.snapshot());
         };
-        let parts = reloadable(&keys, &auth, &dispatcher, tls.as_ref());
+        let parts = reloadable(&keys, &auth, &dispatcher, &outbound, tls.as_ref());
         let settings = Settings::new(
             source,
             written,

@@ -24,6 +24,7 @@
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | [`tls`] | certificates, handshakes with clients | `rustls`, `x509-cert` |
 //! | [`auth`] | who a client is, by its token | `jsonwebtoken` |
+//! | [`outbound`] | HTTP requests of plugins to other services | `hyper` (its client), `rustls` |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
 //! | [`metrics`] | the host's metrics | `prometheus-client` |
@@ -76,6 +77,8 @@ mod wall_clock;
 pub mod tls;
 
 pub mod auth;
+
+pub mod outbound;
 
 mod socketio;
 

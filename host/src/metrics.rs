@@ -7,6 +7,7 @@
 
 mod events;
 mod histogram;
+mod outbound;
 mod plugins;
 mod state;
 mod usage;
@@ -23,6 +24,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use events::EventMetrics;
+use outbound::OutboundMetrics;
 use plugins::{HostEventMetrics, PluginMetrics, TimerMetrics};
 use usage::UsageMetrics;
 
@@ -50,6 +52,7 @@ pub struct Metrics {
     generation: Gauge,
     host_events: HostEventMetrics,
     timers: TimerMetrics,
+    outbound: OutboundMetrics,
     directory_ok: Gauge,
     usage: UsageMetrics,
 }
@@ -102,6 +105,7 @@ impl Default for Metrics {
             register(&mut registry, "generation", "The generation of plugins that is served");
         let host_events = HostEventMetrics::new(&mut registry);
         let timers = TimerMetrics::new(&mut registry);
+        let outbound = OutboundMetrics::new(&mut registry);
         let directory_ok = register(
             &mut registry,
             "plugin_directory_ok",
@@ -127,6 +131,7 @@ impl Default for Metrics {
             generation,
             host_events,
             timers,
+            outbound,
             directory_ok,
             usage,
         }
@@ -243,6 +248,8 @@ mod tests {
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
         metrics.timer_event("lab", "failed");
+        metrics.outbound_request("lab", "timeout", Some(Duration::from_millis(1)));
+        metrics.outbound_request("lab", "not_allowed", None);
         metrics.log_lines_dropped(5);
         metrics.tls_handshake("failed");
         metrics.tls_expiry(Some(1_800_000_000));
@@ -273,6 +280,9 @@ mod tests {
             r#"sockhop_timers{plugin="lab",state="set"} 7"#,
             r#"sockhop_timers{plugin="lab",state="dead"} 1"#,
             r#"sockhop_timer_events_total{plugin="lab",outcome="failed"} 1"#,
+            r#"sockhop_outbound_requests_total{plugin="lab",outcome="timeout"} 1"#,
+            r#"sockhop_outbound_requests_total{plugin="lab",outcome="not_allowed"} 1"#,
+            r#"sockhop_outbound_seconds_count{plugin="lab"} 1"#,
             r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
             r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,
             r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,

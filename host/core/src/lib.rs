@@ -20,6 +20,7 @@
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`timer`] | the names and the deadlines of timers |
+//! | [`outbound`] | HTTP requests of handlers, and their responses |
 //! | [`declarations`] | what a plugin may declare in `register` |
 //! | `schedule` | the times that a cron pattern names |
 //! | `schema` | JSON Schemas, and the check of documents against them |
@@ -43,6 +44,7 @@ pub mod identity;
 pub mod json;
 pub mod limits;
 pub mod name;
+pub mod outbound;
 pub mod rejection;
 #[cfg(feature = "schema")]
 pub mod request;

@@ -28,6 +28,15 @@ pub const STATE_VALUE_BYTES: usize = 256 * KIB;
 /// Timers of one plugin, dead ones included.
 pub const TIMERS: u32 = 100_000;
 
+/// HTTP requests of one event.
+pub const OUTBOUND_REQUESTS: u32 = 8;
+
+/// Bytes of one HTTP request: its URL, headers and body.
+pub const OUTBOUND_REQUEST_BYTES: usize = 256 * KIB;
+
+/// Bytes of the body of a response to an HTTP request.
+pub const OUTBOUND_RESPONSE_BYTES: usize = MIB;
+
 /// Nesting depth of a payload.
 pub const JSON_DEPTH: usize = 64;
 

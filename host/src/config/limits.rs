@@ -37,11 +37,12 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "host_call_bytes",
 ];
 
-/// The keys of `[plugins.NAME]`: two that are not limits, and the limits that can be set for a
+/// The keys of `[plugins.NAME]`: three that are not limits, and the limits that can be set for a
 /// single plugin.
 pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "instance_policy",
     "config",
+    "outbound",
     "plugin_file_bytes",
     "compile_ms",
     "compile_wall_ms",
@@ -64,6 +65,11 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "state_bytes",
     "state_wal_bytes",
     "timers",
+    "outbound_requests",
+    "outbound_at_once",
+    "outbound_ms",
+    "outbound_request_bytes",
+    "outbound_response_bytes",
     "log_lines_per_second",
     "log_line_bytes",
     "drain_ms",
@@ -124,6 +130,19 @@ pub struct Limits {
     pub state_wal_bytes: NonZeroU64,
     /// Timers of one plugin at once, dead ones included.
     pub timers: NonZeroU32,
+    /// HTTP requests that one event sends, reruns included.
+    pub outbound_requests: NonZeroU32,
+    /// HTTP requests of one plugin at once. `None`: as many as it has instances, less one. A larger
+    /// number counts as that one, so that an instance stays for events that send no request.
+    pub outbound_at_once: Option<NonZeroUsize>,
+    /// Time of one HTTP request of a plugin, from the resolution of the name to the end of the
+    /// response.
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
+    pub outbound_ms: Duration,
+    /// Size of one HTTP request of a plugin: its URL, headers and body.
+    pub outbound_request_bytes: NonZeroUsize,
+    /// Size of the body of the response to one HTTP request of a plugin.
+    pub outbound_response_bytes: NonZeroUsize,
     /// Log lines of one plugin per second. Further lines are dropped and counted.
     pub log_lines_per_second: NonZeroU32,
     /// Size of one log line of a plugin. A longer line is truncated.
@@ -267,6 +286,12 @@ impl Default for Limits {
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
             state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
             timers: nonzero!(NonZeroU32, shared::TIMERS),
+            outbound_requests: nonzero!(NonZeroU32, shared::OUTBOUND_REQUESTS),
+            outbound_at_once: None,
+            // Shorter than the time of an event, so that a handler can handle a timeout.
+            outbound_ms: Duration::from_secs(3),
+            outbound_request_bytes: nonzero!(NonZeroUsize, shared::OUTBOUND_REQUEST_BYTES),
+            outbound_response_bytes: nonzero!(NonZeroUsize, shared::OUTBOUND_RESPONSE_BYTES),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
             connections: None,

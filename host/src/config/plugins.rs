@@ -11,6 +11,7 @@ use serde::{Deserialize, de};
 use sockhop_core::name::is_plugin_name;
 
 use super::limits::{self, Limits};
+use super::outbound::ListedOrigin;
 
 /// The keys of `[plugins]` that are not the table of a plugin.
 pub(super) use sockhop_core::name::RESERVED_PLUGIN_NAMES as KEYS_OF_PLUGINS;
@@ -60,6 +61,8 @@ pub struct PluginSettings {
     pub instance_policy: InstancePolicy,
     /// The keys and values that the plugin reads from `wasi:config/store`.
     pub config: BTreeMap<String, String>,
+    /// The origins to which the plugin may send HTTP requests.
+    pub outbound: Vec<ListedOrigin>,
     /// The limits of `[limits]`, overridden by those of this table.
     pub limits: Limits,
 }
@@ -67,7 +70,8 @@ pub struct PluginSettings {
 impl PluginSettings {
     /// Whether a plugin runs in the same way under these settings as under `others`.
     pub(crate) fn is_same_for_plugin(&self, others: &Self) -> bool {
-        (self.instance_policy, &self.config) == (others.instance_policy, &others.config)
+        (self.instance_policy, &self.config, &self.outbound)
+            == (others.instance_policy, &others.config, &others.outbound)
             && !self.limits.differ_for_plugins(&others.limits)
     }
 
@@ -82,6 +86,7 @@ impl PluginSettings {
         struct Own {
             instance_policy: InstancePolicy,
             config: BTreeMap<String, String>,
+            outbound: Vec<ListedOrigin>,
         }
         let own: Own = Figment::from(Serialized::defaults(table)).extract()?;
         let mut merged = limits.clone();
@@ -92,12 +97,13 @@ impl PluginSettings {
             merged.insert(key.clone(), value.clone());
         }
         let limits = Figment::from(Serialized::defaults(&merged)).extract()?;
-        Ok(Self { instance_policy: own.instance_policy, config: own.config, limits })
+        let Own { instance_policy, config, outbound } = own;
+        Ok(Self { instance_policy, config, outbound, limits })
     }
 }
 
 /// The keys of `[plugins.NAME]` that are not limits.
-const OWN_KEYS: [&str; 2] = ["instance_policy", "config"];
+const OWN_KEYS: [&str; 3] = ["instance_policy", "config", "outbound"];
 
 /// Whether an instance of a plugin serves one event or many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

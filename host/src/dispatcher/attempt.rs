@@ -16,12 +16,16 @@ use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
 use super::commit::{CommitEntry, commit};
-use super::run::{Discarded, Run};
+use super::requests::EventRequests;
+use super::run::{Discarded, Run, Sending};
 use super::{Dispatcher, Failed, Reply, contended, state_unreadable};
 
 /// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
 /// run holds the lock from its begin, so that it can commit.
 const OPTIMISTIC_RUNS: u32 = 2;
+
+/// Why an event got no instance.
+const ALL_BUSY: &str = "all instances of the plugin are busy";
 
 /// An admitted event, and what it is bound to.
 struct BoundEvent<'event> {
@@ -39,6 +43,8 @@ enum Attempt {
     Done { reply: Json, entry: CommitEntry },
     /// Data that the run has read has changed since. The handler must run again.
     Outdated,
+    /// The handler must run again without the commit lock, after a wait without an instance.
+    MustSend,
     /// The handler refused the event. The run is valid, so its instance can be kept.
     Refused(Failed),
     /// The run failed, and its instance must be dropped.
@@ -60,29 +66,46 @@ impl Dispatcher {
         // A host event waits for the commit lock without a limit.
         let deadline = |budget: &Budget| inbound.map(|_| active.code.deadline(budget));
         let bound = BoundEvent { dispatcher: self, generation, active, event, inbound };
-        let mut runs = 0;
+        let requests = active.allowance.allows_any().then(Arc::<EventRequests>::default);
+        let (mut runs, mut conflicts, mut must_send) = (0, 0, false);
         // Only a valid run leaves the loop by `break`, and its instance is kept.
         let answer = loop {
-            let lock = if runs < OPTIMISTIC_RUNS {
+            // A request that is not recorded is sent by a run without the lock.
+            let is_optimistic = std::mem::take(&mut must_send) || conflicts < OPTIMISTIC_RUNS;
+            let lock = if is_optimistic {
                 None
             } else {
                 let store = &active.state.store;
                 Some(store.lock_exclusive(deadline(&budget)).await.ok_or_else(contended)?)
             };
             runs += 1;
-            match bound.attempt(&mut guard, &mut budget).await {
+            let sending = requests.as_ref().map(|requests| {
+                bound.sending(requests, active.code.deadline(&budget), lock.is_some())
+            });
+            match bound.attempt(&mut guard, &mut budget, sending).await {
                 Attempt::Done { reply, entry } => {
                     match bound.commit_and_apply(entry, lock, deadline(&budget)).await? {
                         Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
                         None => {
+                            conflicts += 1;
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again \
                                         after a conflict");
                         }
                     }
                 }
                 Attempt::Outdated => {
+                    conflicts += 1;
                     tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the \
                                         state that it read has changed");
+                }
+                Attempt::MustSend => {
+                    drop(lock);
+                    drop(guard);
+                    if let Some(requests) = &requests {
+                        requests.wait(&active.allowance).await;
+                    }
+                    guard = bound.acquire_again(&mut budget).await?;
+                    must_send = true;
                 }
                 Attempt::Refused(failed) => break Err(failed),
                 Attempt::RunFailed(failed) => return Err(failed),
@@ -115,21 +138,61 @@ async fn acquire(
         }
     };
     let Some(guard) = guard else {
-        return Err(Rejection::Busy("all instances of the plugin are busy".to_owned()).into());
+        return Err(Rejection::Busy(ALL_BUSY.to_owned()).into());
     };
     Ok((guard, budget))
 }
 
 impl BoundEvent<'_> {
+    /// Returns what a run needs to send HTTP requests.
+    fn sending(
+        &self,
+        requests: &Arc<EventRequests>,
+        deadline: Instant,
+        holds_lock: bool,
+    ) -> Box<Sending> {
+        Box::new(Sending {
+            outbound: Arc::clone(&self.dispatcher.outbound),
+            metrics: Arc::clone(&self.dispatcher.metrics),
+            requests: Arc::clone(requests),
+            deadline,
+            holds_lock,
+            made: 0,
+        })
+    }
+
+    /// Waits for an instance again, for an event that has given its instance back. This wait of a
+    /// host event does not count, as its first one does not.
+    async fn acquire_again(&self, budget: &mut Budget) -> Result<InstanceGuard, Failed> {
+        let code = &self.active.code;
+        let guard = if self.inbound.is_some() {
+            code.acquire(Some(budget)).await
+        } else {
+            let began = Instant::now();
+            let guard = code.acquire(None).await;
+            budget.postpone(began.elapsed());
+            guard
+        };
+        guard.ok_or_else(|| Rejection::Busy(ALL_BUSY.to_owned()).into())
+    }
+
     /// Runs the handler once. Nothing is stored or applied yet.
-    async fn attempt(&self, guard: &mut InstanceGuard, budget: &mut Budget) -> Attempt {
+    async fn attempt(
+        &self,
+        guard: &mut InstanceGuard,
+        budget: &mut Budget,
+        sending: Option<Box<Sending>>,
+    ) -> Attempt {
         let active = self.active;
-        let run = Run::new(self.event, self.generation, active, &self.dispatcher.rooms);
+        let requests = sending.as_ref().map(|sending| Arc::clone(&sending.requests));
+        let run = Run::new(self.event, self.generation, active, &self.dispatcher.rooms, sending);
         let faults = active.state.store.faults();
         let (answer, calls) = match guard.handle(self.event, Box::new(run), budget).await {
             Ok(returned) => returned,
             Err(failure) => {
                 let mut failed = fail(&failure, guard.take_output());
+                failed.is_excused = matches!(failure, Failure::WallExceeded(_))
+                    && requests.is_some_and(|requests| requests.has_waited());
                 // The handler may have trapped because a call to its state failed.
                 if failed.rejection == Rejection::PluginFailed
                     && active.state.store.faults() != faults
@@ -155,6 +218,7 @@ impl BoundEvent<'_> {
                 return Attempt::RunFailed(failed);
             }
             Some(Discarded::Outdated) => return Attempt::Outdated,
+            Some(Discarded::MustSend) => return Attempt::MustSend,
         }
         let reply = match answer {
             Ok(reply) => reply,

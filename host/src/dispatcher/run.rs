@@ -3,6 +3,7 @@
 
 mod connections;
 mod emitter;
+mod http;
 mod identity;
 mod members;
 mod rooms;
@@ -25,6 +26,8 @@ use crate::store::{View, ViewError};
 
 use super::{Failed, contended, state_unreadable};
 
+pub(super) use http::Sending;
+
 /// One run of the handler of one event.
 pub(super) struct Run {
     event: Arc<Event>,
@@ -38,11 +41,13 @@ pub(super) struct Run {
     /// The plugin's state as of its first use in this run, with this run's writes. Boxed, because a
     /// run is moved, and most runs do not use the state.
     view: Option<Box<View>>,
+    /// What the run needs to send HTTP requests; `None` if the plugin may send none.
+    sending: Option<Box<Sending>>,
     /// Why this run must be discarded, whatever the handler returns. Boxed for the same reason.
     discarded: Option<Box<Discarded>>,
 }
 
-/// Why a run must be discarded: a call to the state failed, and the handler is not the cause.
+/// Why a run must be discarded: a call of the handler failed, and the handler is not the cause.
 #[derive(Debug)]
 pub(super) enum Discarded {
     /// The run read a state that has changed since, and could not read the rest of it. The handler
@@ -50,6 +55,9 @@ pub(super) enum Discarded {
     Outdated,
     /// The state can't be read or written now.
     Rejected(Failed),
+    /// The run must wait to send an HTTP request, and must not wait now: it holds the plugin's
+    /// commit lock, or would keep an instance that other events need. The handler must run again.
+    MustSend,
 }
 
 struct RoomChanges {
@@ -63,6 +71,7 @@ impl Run {
         generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
         rooms: &Arc<Rooms>,
+        sending: Option<Box<Sending>>,
     ) -> Self {
         Self {
             event: Arc::clone(event),
@@ -73,6 +82,7 @@ impl Run {
             effects_bytes: 0,
             membership: None,
             view: None,
+            sending,
             discarded: None,
         }
     }
@@ -139,6 +149,7 @@ impl Run {
         let message = match &reason {
             Discarded::Outdated => "the state has changed meanwhile; the event is handled again",
             Discarded::Rejected(_) => "the state can't be used now",
+            Discarded::MustSend => "the request has to wait; the event is handled again",
         };
         self.discarded.get_or_insert_with(|| Box::new(reason));
         Refusal::new("unavailable", message)

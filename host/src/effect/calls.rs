@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, FiredTimer};
 use crate::rejection::Refusal;
 
-use super::{Deadline, EmitRequest, Who};
+use super::{Deadline, EmitRequest, Request, Response, Who};
 
 /// The calls that a running handler may make to the host. The dispatcher implements them and an
 /// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
@@ -19,7 +19,7 @@ use super::{Deadline, EmitRequest, Who};
 /// instance returns it.
 ///
 /// The methods run within the guest's call, on the worker thread that polls it. Only
-/// [`StateCalls::next_id`] may wait for more than a read of local state.
+/// [`StateCalls::next_id`] and [`HttpCalls::send`] may wait for more than a read of local state.
 pub trait HostCalls:
     EmitterCalls
     + RoomCalls
@@ -28,6 +28,7 @@ pub trait HostCalls:
     + IdentityCalls
     + StateCalls
     + TimerCalls
+    + HttpCalls
     + Any
     + Send
 {
@@ -172,4 +173,13 @@ pub trait TimerCalls {
     fn cancel_timer(&mut self, timer: String, key: String) -> Result<(), Refusal>;
     /// The timer whose event is handled; `None` for another event.
     fn fired_timer(&self) -> Option<&FiredTimer>;
+}
+
+/// The interface `http`: a handler sends requests to other services.
+pub trait HttpCalls {
+    /// Sends a request, and waits for the whole response. It does not block the worker thread.
+    ///
+    /// # Errors
+    /// `not_allowed`, `misuse`, `limit`, `timeout`, `unreachable`, `response_too_large`.
+    fn send(&mut self, request: Request) -> BoxFuture<'_, Result<Response, Refusal>>;
 }

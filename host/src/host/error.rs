@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::auth::TokenKeyError;
 use crate::config::Listen;
 use crate::http::keys::KeyError;
+use crate::outbound::TrustError;
 use crate::plugin::EngineError;
 use crate::registry::OperatorSettingsError;
 use crate::reload::ScanError;
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The keys of tokens can't be used.
     #[error(transparent)]
     Auth(#[from] TokenKeyError),
+    /// The authorities that plugins trust can't be used.
+    #[error(transparent)]
+    Outbound(#[from] TrustError),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

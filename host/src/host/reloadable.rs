@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::auth::Authenticator;
 use crate::dispatcher::Dispatcher;
 use crate::http::keys::Keys;
+use crate::outbound::Outbound;
 use crate::settings::Prepare;
 use crate::tls::Tls;
 
@@ -13,10 +14,11 @@ pub(super) fn reloadable(
     keys: &Arc<Keys>,
     auth: &Arc<Authenticator>,
     dispatcher: &Arc<Dispatcher>,
+    outbound: &Arc<Outbound>,
     tls: Option<&Arc<Tls>>,
 ) -> Vec<Prepare> {
     let (keys, auth, dispatcher) = (Arc::clone(keys), Arc::clone(auth), Arc::clone(dispatcher));
-    let tls = tls.cloned();
+    let (outbound, tls) = (Arc::clone(outbound), tls.cloned());
     vec![
         Box::new(move |config| {
             let (keys, accepted) = (Arc::clone(&keys), Keys::read(config)?);
@@ -29,6 +31,10 @@ pub(super) fn reloadable(
         Box::new(move |config| {
             let (dispatcher, rate) = (Arc::clone(&dispatcher), config.rate);
             Ok(Box::new(move || dispatcher.rate().replace(rate)))
+        }),
+        Box::new(move |config| {
+            let (outbound, trust) = (Arc::clone(&outbound), Outbound::prepare(config)?);
+            Ok(Box::new(move || outbound.take(trust)))
         }),
         Box::new(move |config| {
             // Only a restart adds or removes the table.

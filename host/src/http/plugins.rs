@@ -154,6 +154,8 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
             "timers".to_owned(),
             json!(counts.map(|timers| json!({"set": timers.set, "dead": timers.dead}))),
         );
+        let origins = active.map(|active| active.allowance.origins());
+        members.insert("outbound".to_owned(), json!(origins));
         members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
     }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {

@@ -15,7 +15,10 @@ wasmtime::component::bindgen!({
     path: "../wit/v0.1",
     world: "plugin",
     exports: { default: async },
-    imports: { "sockhop:plugin/state.next-id": async },
+    imports: {
+        "sockhop:plugin/state.next-id": async,
+        "sockhop:plugin/http.send": async,
+    },
     // The event's strings are borrowed, not copied, when they are lowered into the guest.
     ownership: Borrowing { duplicate_if_necessary: true },
 });

@@ -29,6 +29,11 @@ impl Budget {
         Self { in_background: true, ..Self::new(cpu, wall) }
     }
 
+    /// Moves the deadline by a time that does not count.
+    pub fn postpone(&mut self, by: Duration) {
+        self.began += by;
+    }
+
     /// When the event began.
     pub(super) fn began(&self) -> Instant {
         self.began

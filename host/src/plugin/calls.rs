@@ -4,6 +4,7 @@
 
 mod connections;
 mod emitter;
+mod http;
 mod identity;
 mod log;
 mod members;

@@ -12,6 +12,7 @@ use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
 use crate::events::{self, Events, Outbound};
 use crate::metrics::{Meter, Metrics};
+use crate::outbound::Allowance;
 use crate::plugin::{Candidate, Plugin};
 use crate::rejection::truncate;
 use crate::rule::Access;
@@ -35,6 +36,8 @@ pub struct ActivePlugin {
     pub timers: BTreeMap<String, Arc<Schema>>,
     /// The schedules of the timers that the host sets, by name.
     pub schedules: BTreeMap<String, Schedule>,
+    /// What it may send to other services.
+    pub(crate) allowance: Allowance,
     /// Its state.
     pub state: PluginState,
     /// Its breaker and its last failure.
@@ -63,8 +66,10 @@ impl ActivePlugin {
         });
         let inbound = inbound.collect();
         let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
+        let code = Plugin::new(candidate, settings, Arc::clone(&state.memory));
         Ok(Arc::new(Self {
-            code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
+            allowance: Allowance::new(settings, code.instances_at_once()),
+            code,
             settings: settings.clone(),
             inbound,
             outbound,
@@ -97,7 +102,18 @@ impl ActivePlugin {
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
-        Arc::new(Self { code, settings, inbound, outbound, timers, schedules, state, health })
+        let allowance = Allowance::new(&settings, code.instances_at_once());
+        Arc::new(Self {
+            code,
+            settings,
+            inbound,
+            outbound,
+            timers,
+            schedules,
+            allowance,
+            state,
+            health,
+        })
     }
 }
 

@@ -114,13 +114,20 @@ impl Snapshot {
     }
 }
 
-impl Drop for Snapshot {
-    fn drop(&mut self) {
+impl Snapshot {
+    /// Ends the transaction. The next read takes a new snapshot, as if the store had ended this one.
+    pub(super) fn end(&self) {
         lock(&self.store.readers).open.remove(&self.number);
         let connection = lock(&self.pinned).take();
         if let Some(connection) = connection {
             self.store.end_read(connection);
         }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -18,6 +18,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "dispatcher::commit",
             "dispatcher::host_events",
             "dispatcher::host_events::worker",
+            "dispatcher::run::http",
             "host",
             "host::connection_limit",
             "host::monitor",

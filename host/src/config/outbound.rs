@@ -1,0 +1,212 @@
+//! Where plugins may send HTTP requests: `[plugins.NAME] outbound` and `[outbound]`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, de};
+use url::{Host, Url};
+
+/// `[outbound]`: the HTTP requests of all plugins.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutboundConfig {
+    /// A file with the certificates of the authorities that are trusted, as PEM. `None`: those that
+    /// the machine trusts.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// An origin to which a plugin may send requests, as an operator lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedOrigin {
+    url: Url,
+    /// Whether the name may resolve to an address in a private network.
+    is_private: bool,
+}
+
+impl ListedOrigin {
+    /// Parses an origin, such as `https://api.example.com`. `is_private` allows addresses in private
+    /// networks to a name.
+    ///
+    /// # Errors
+    /// It is no origin. The error says why, and what to write instead.
+    pub fn parse(text: &str, is_private: bool) -> Result<Self, String> {
+        let Some((scheme, authority)) = text.split_once("://") else {
+            return Err("has no scheme; write it as \"https://api.example.com\"".to_owned());
+        };
+        if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
+            return Err("has another scheme than \"https\" and \"http\"".to_owned());
+        }
+        if authority.contains('@') {
+            return Err("has a user, which no origin has".to_owned());
+        }
+        if authority.contains('*') {
+            return Err("has a wildcard; list each origin".to_owned());
+        }
+        if let Some(end) = authority.find(['/', '\\', '?', '#']) {
+            let authority = authority.get(..end).unwrap_or_default();
+            return Err(format!(
+                "has a path or a query, which no origin has; write \"{scheme}://{authority}\""
+            ));
+        }
+        if authority.is_empty() || authority.contains(|sign: char| sign <= ' ' || sign == '\u{7f}')
+        {
+            return Err("has no host; write it as \"https://api.example.com\"".to_owned());
+        }
+        let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
+        let (Some(host), written) = (url.host(), url.origin().ascii_serialization()) else {
+            return Err("has no host; write it as \"https://api.example.com\"".to_owned());
+        };
+        if let Host::Domain(name) = host
+            && (name.ends_with('.') || name.is_empty())
+        {
+            return Err("has a name that ends with a dot; write it without".to_owned());
+        }
+        let host = host.to_owned();
+        if let Host::Ipv6(v6) = host
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            return Err(format!("has an IPv4 address in the form of IPv6; write {v4}"));
+        }
+        if written != text.to_ascii_lowercase() {
+            return Err(format!("stands for another form of the origin; write \"{written}\""));
+        }
+        if address(&host).is_some_and(is_for_nobody) {
+            return Err("has an address to which nobody can connect".to_owned());
+        }
+        if is_private && address(&host).is_some() {
+            return Err("is an address, which is allowed as it is; leave out `private`".to_owned());
+        }
+        Ok(Self { url, is_private })
+    }
+
+    /// The scheme, the host and the port.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether the name may resolve to an address in a private network.
+    pub(crate) fn is_private(&self) -> bool {
+        self.is_private
+    }
+
+    /// Whether the origin needs TLS.
+    pub(crate) fn needs_tls(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// The origin as text.
+    pub fn text(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+}
+
+fn address(host: &Host<String>) -> Option<IpAddr> {
+    match host {
+        Host::Domain(_) => None,
+        Host::Ipv4(v4) => Some((*v4).into()),
+        Host::Ipv6(v6) => Some((*v6).into()),
+    }
+}
+
+/// Whether an address is that of no single host.
+fn is_for_nobody(address: IpAddr) -> bool {
+    let is_reserved = |v4: Ipv4Addr| v4.octets().first().is_some_and(|first| *first >= 240);
+    match address {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || is_reserved(v4),
+        IpAddr::V6(v6) => v6 == Ipv6Addr::UNSPECIFIED || v6.is_multicast(),
+    }
+}
+
+impl<'de> Deserialize<'de> for ListedOrigin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            origin: String,
+            #[serde(default)]
+            private: bool,
+        }
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected an origin such as \"https://api.example.com\", or a table \
+                         { origin = \"…\", private = true }"
+        )]
+        enum Written {
+            Text(String),
+            Table(Table),
+        }
+        let (text, is_private) = match Written::deserialize(deserializer)? {
+            Written::Text(text) => (text, false),
+            Written::Table(table) => (table.origin, table.private),
+        };
+        let parsed = Self::parse(&text, is_private);
+        parsed.map_err(|problem| de::Error::custom(format!("\"{text}\" {problem}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_written_in_its_only_form() {
+        for text in [
+            "https://api.example.com",
+            "HTTPS://API.example.com",
+            "http://api.example.com:8080",
+            "http://127.0.0.1:8080",
+            "http://10.0.0.7",
+            "http://[::1]:3000",
+            "https://xn--80ak6aa92e.com",
+        ] {
+            let listed = ListedOrigin::parse(text, false).expect(text);
+            assert_eq!(listed.text(), text.to_ascii_lowercase());
+        }
+        assert!(ListedOrigin::parse("http://backend.internal:8000", true).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused_with_what_to_write() {
+        for (text, said) in [
+            ("api.example.com", "no scheme"),
+            ("http:evil.test", "no scheme"),
+            ("ftp://api.example.com", "scheme"),
+            ("https://", "no host"),
+            ("https:///api.example.com", "path"),
+            ("https://api.example.com/", "write \"https://api.example.com\""),
+            ("https://api.example.com/v1", "write \"https://api.example.com\""),
+            ("https://api.example.com?x", "write \"https://api.example.com\""),
+            ("https://api.example.com#x", "write \"https://api.example.com\""),
+            ("https://api.example.com\\@evil.test", "user"),
+            ("https://user:pw@api.example.com", "user"),
+            ("https://*.example.com", "wildcard"),
+            ("https://api.example.com:443", "write \"https://api.example.com\""),
+            ("https://api.example.com:0443", "write \"https://api.example.com\""),
+            ("https://api.example.com:", "write \"https://api.example.com\""),
+            ("https://api.example.com:99999", "no URL"),
+            ("https://api.example.com.", "dot"),
+            ("http://127.1", "write \"http://127.0.0.1\""),
+            ("http://2130706433", "write \"http://127.0.0.1\""),
+            ("http://0x7f000001", "write \"http://127.0.0.1\""),
+            ("http://0177.0.0.1", "write \"http://127.0.0.1\""),
+            ("http://127。0。0。1", "write \"http://127.0.0.1\""),
+            ("http://[::ffff:7f00:1]", "write 127.0.0.1"),
+            ("http://[::ffff:127.0.0.1]", "write 127.0.0.1"),
+            ("http://0.0.0.0", "nobody"),
+            ("http://224.0.0.1", "nobody"),
+            ("http://255.255.255.255", "nobody"),
+            ("http://[::]", "nobody"),
+            ("http://[ff02::1]", "nobody"),
+            ("http://256.1.1.1", "no URL"),
+            ("http://[fe80::1%eth0]", "no URL"),
+            ("https://exa mple.com", "no host"),
+            ("https://аррӏе.com", "write \"https://xn--80ak6aa92e.com\""),
+        ] {
+            let problem = ListedOrigin::parse(text, false).expect_err(text);
+            assert!(problem.contains(said), "{text}: {problem}");
+        }
+        let problem = ListedOrigin::parse("http://10.0.0.7", true).expect_err("an address");
+        assert!(problem.contains("leave out"), "{problem}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The WIT interface `http`, for one run of a handler.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+
+use crate::dispatcher::requests::{EventRequests, Next, digest};
+use crate::effect::{HttpCalls, Request, Response};
+use crate::metrics::Metrics;
+use crate::outbound::{Outbound, SendError};
+use crate::rejection::Refusal;
+
+use super::{Discarded, Run};
+
+/// A request ends so long before the time of its event, or a quarter of that time if it is shorter:
+/// enough for a handler to handle a timeout and to answer.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// What a run needs to send requests. A plugin that may send none does not have it.
+pub(in crate::dispatcher) struct Sending {
+    pub(in crate::dispatcher) outbound: Arc<Outbound>,
+    pub(in crate::dispatcher) metrics: Arc<Metrics>,
+    pub(in crate::dispatcher) requests: Arc<EventRequests>,
+    /// The deadline of the event.
+    pub(in crate::dispatcher) deadline: Instant,
+    /// Whether the run holds the plugin's commit lock. Then it does not wait for a response.
+    pub(in crate::dispatcher) holds_lock: bool,
+    /// Number of requests that this run has made.
+    pub(in crate::dispatcher) made: usize,
+}
+
+impl Run {
+    /// Checks a request, without regard to those before.
+    fn check_request(&self, request: &Request) -> Result<(), Refusal> {
+        let allowance = &self.active.allowance;
+        request.check(allowance.request_bytes)?;
+        Ok(allowance.check_url(&request.url)?)
+    }
+
+    /// Until when a request may take.
+    fn until(&self, event: Instant, timeout: Option<Duration>) -> Instant {
+        let allowed = self.active.allowance.time;
+        let own = Instant::now() + timeout.map_or(allowed, |timeout| timeout.min(allowed));
+        let margin = MARGIN.min(self.limits().event_wall_ms / 4);
+        own.min(event.checked_sub(margin).unwrap_or(event))
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<Response, Refusal> {
+        let max = self.active.allowance.requests;
+        let too_many = || {
+            Refusal::limit(format!("an event may send at most {max} requests, with its reruns"))
+        };
+        let no_origin = || SendError::NotAllowed("no origin is listed".to_owned());
+        let sending = self.sending.as_mut().ok_or_else(no_origin)?;
+        let (place, holds_lock, deadline) = (sending.made, sending.holds_lock, sending.deadline);
+        if place >= max {
+            return Err(too_many());
+        }
+        sending.made += 1;
+        let (requests, outbound) = (Arc::clone(&sending.requests), Arc::clone(&sending.outbound));
+        let digest = digest(&request);
+        let permit = match requests.next(place, &digest, max) {
+            Next::Recorded(answer) => return answer,
+            Next::TooMany => {
+                let refused = Err(too_many());
+                self.note(&request.url, &refused, None);
+                return refused;
+            }
+            Next::NoPermit => {
+                let message = "other requests of the plugin took all of the time";
+                let refused = Err(Refusal::limit(message));
+                requests.record(digest, &refused);
+                self.note(&request.url, &refused, None);
+                return refused;
+            }
+            Next::New(permit) => permit,
+        };
+        let until = self.until(deadline, request.timeout);
+        let permit = permit.filter(|_| !holds_lock).or_else(|| {
+            // Nobody waits under the lock, which others need.
+            self.active.allowance.try_permit().filter(|_| !holds_lock)
+        });
+        let Some(permit) = permit else {
+            requests.must_wait(until);
+            return Err(self.discard(Discarded::MustSend));
+        };
+        if let Some(view) = &self.view {
+            view.end_snapshot();
+        }
+        requests.sending();
+        let url = request.url.clone();
+        let began = Instant::now();
+        let answer = outbound.send(&self.active.allowance, request, until).await;
+        drop(permit);
+        let answer = answer.map_err(Refusal::from);
+        requests.record(digest, &answer);
+        self.note(&url, &answer, Some(began.elapsed()));
+        answer
+    }
+
+    /// Counts a request and logs it, without its path, its headers and its body. A guest may hide
+    /// why a request was refused.
+    fn note(&self, url: &str, answer: &Result<Response, Refusal>, elapsed: Option<Duration>) {
+        let plugin = self.active.code.name();
+        let (outcome, status, reason) = match answer {
+            Ok(response) => ("answered", Some(response.status), None),
+            Err(refusal) => (refusal.code.as_str(), None, Some(refusal.message.as_str())),
+        };
+        if let Some(sending) = &self.sending {
+            sending.metrics.outbound_request(plugin, outcome, elapsed);
+        }
+        let elapsed_ms = elapsed.map(|elapsed| elapsed.as_secs_f64() * 1000.0);
+        let (id, origin) = (self.event.id, self.active.allowance.origin_of(url));
+        tracing::debug!(plugin, %id, origin, outcome, status, reason, elapsed_ms, "outbound request");
+    }
+}
+
+impl HttpCalls for Run {
+    fn send(&mut self, request: Request) -> BoxFuture<'_, Result<Response, Refusal>> {
+        Box::pin(async move {
+            // The run is discarded anyway, so it sends nothing more.
+            if self.discarded.is_some() {
+                return Err(self.discard(Discarded::MustSend));
+            }
+            if let Err(refusal) = self.check_request(&request) {
+                let refused = Err(refusal);
+                self.note(&request.url, &refused, None);
+                return refused;
+            }
+            self.answer(request).await
+        })
+    }
+}

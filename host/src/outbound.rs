@@ -1,0 +1,207 @@
+//! The HTTP requests of plugins to other services: where each plugin may send them, the addresses
+//! that are allowed, and the client. It knows no events and no handlers.
+//!
+//! A request goes to an address that was checked, and to no other: the host resolves a name itself,
+//! checks each of its addresses, and connects to one of them. It follows no redirect, reads no proxy
+//! variable, and keeps no connection for another request.
+
+mod address;
+mod client;
+mod origin;
+mod resolve;
+mod trust;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use rustls::ClientConfig;
+use sockhop_core::outbound::{Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::config::{Config, ListedOrigin, PluginSettings};
+use crate::rejection::Refusal;
+
+use origin::Target;
+use resolve::Resolver;
+
+pub use trust::TrustError;
+
+/// Sends the requests of all plugins.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    /// Trusts the configured authorities. `None` as long as no plugin may send to an origin with
+    /// TLS.
+    tls: ArcSwapOption<ClientConfig>,
+    resolver: Arc<Resolver>,
+    tasks: TaskTracker,
+}
+
+/// The authorities that are trusted from now on.
+pub(crate) struct ReadyTrust(Option<Arc<ClientConfig>>);
+
+impl Outbound {
+    /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities.
+    ///
+    /// # Errors
+    /// The configured authorities can't be used.
+    pub(crate) fn load(config: &Config, tasks: TaskTracker) -> Result<Self, TrustError> {
+        let outbound = Self { tasks, ..Self::default() };
+        outbound.take(Self::prepare(config)?);
+        Ok(outbound)
+    }
+
+    /// Reads the authorities that a configuration trusts, for [`Outbound::take`]. Blocks.
+    ///
+    /// # Errors
+    /// They can't be used.
+    pub(crate) fn prepare(config: &Config) -> Result<ReadyTrust, TrustError> {
+        let file = config.outbound.ca_file.as_deref();
+        let mut listed = config.plugins.by_name.values().flat_map(|plugin| &plugin.outbound);
+        let is_needed = file.is_some() || listed.any(ListedOrigin::needs_tls);
+        let tls = is_needed.then(|| trust::client_config(file)).transpose()?;
+        Ok(ReadyTrust(tls.map(Arc::new)))
+    }
+
+    /// Trusts these authorities from now on.
+    pub(crate) fn take(&self, ReadyTrust(tls): ReadyTrust) {
+        self.tls.store(tls);
+    }
+
+    /// Sends a request to an origin that `allowance` lists, and waits for the whole response until
+    /// `deadline`. If the future is dropped, the request ends.
+    ///
+    /// The request runs in a task of its own: the work for it is not that of the guest, whose CPU
+    /// time is limited. Otherwise a server that sends a response in single bytes could use it up.
+    ///
+    /// # Errors
+    /// Returns why there is no response.
+    pub(crate) async fn send(
+        &self,
+        allowance: &Allowance,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, SendError> {
+        let target = Target::find(&request.url, &allowance.origins)?;
+        let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
+        let max_body = allowance.response_bytes;
+        let sent = async move {
+            let exchange = client::exchange(&resolver, tls, target, request, max_body, deadline);
+            let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
+            ended.unwrap_or(Err(SendError::Timeout))
+        };
+        let task = AbortOnDropHandle::new(self.tasks.spawn(sent));
+        task.await.unwrap_or_else(|_| Err(SendError::Unreachable("the host stops".to_owned())))
+    }
+}
+
+/// What one version of a plugin may send.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    origins: Vec<ListedOrigin>,
+    /// Requests of one event.
+    pub(crate) requests: usize,
+    /// Time of one request.
+    pub(crate) time: Duration,
+    /// Bytes of one request.
+    pub(crate) request_bytes: usize,
+    /// Bytes of the body of one response.
+    response_bytes: usize,
+    /// One permit for each request at once.
+    at_once: Arc<Semaphore>,
+}
+
+impl Allowance {
+    /// The allowance of a plugin that has so many instances.
+    pub(crate) fn new(settings: &PluginSettings, instances: usize) -> Self {
+        let limits = &settings.limits;
+        // One instance at least is for events that send no request.
+        let most = instances.saturating_sub(1).max(1);
+        let at_once = limits.outbound_at_once.map_or(most, NonZeroUsize::get).min(most);
+        Self {
+            origins: settings.outbound.clone(),
+            requests: usize::try_from(limits.outbound_requests.get()).unwrap_or(usize::MAX),
+            time: limits.outbound_ms,
+            request_bytes: limits.outbound_request_bytes.get(),
+            response_bytes: limits.outbound_response_bytes.get(),
+            at_once: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// Whether the plugin may send any request.
+    pub(crate) fn allows_any(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
+    /// The origins as text.
+    pub(crate) fn origins(&self) -> Vec<String> {
+        self.origins.iter().map(ListedOrigin::text).collect()
+    }
+
+    /// The origin of a URL if it is listed, for the log.
+    pub(crate) fn origin_of(&self, url: &str) -> Option<String> {
+        let target = Target::find(url, &self.origins).ok()?;
+        Some(format!("{}://{}", if target.has_tls { "https" } else { "http" }, target.authority))
+    }
+
+    /// Checks that the URL of a request is valid, and that its origin is listed.
+    ///
+    /// # Errors
+    /// `misuse`, `not_allowed`.
+    pub(crate) fn check_url(&self, url: &str) -> Result<(), SendError> {
+        Target::find(url, &self.origins).map(drop)
+    }
+
+    /// Takes the permit for one request, if one is free and nobody waits for it.
+    pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.at_once).try_acquire_owned().ok()
+    }
+
+    /// Waits for the permit for one request, until `deadline`. Permits are given in the order of the
+    /// calls.
+    pub(crate) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.at_once).acquire_owned();
+        tokio::time::timeout_at(deadline.into(), permit).await.ok()?.ok()
+    }
+}
+
+/// Why there is no response to a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SendError {
+    /// The operator does not allow the origin, or the address.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The request is invalid.
+    #[error("{0}")]
+    Misuse(String),
+    /// The response did not come in time.
+    #[error("there was no whole response in time")]
+    Timeout,
+    /// The name was not resolved, or the connection, TLS or the protocol failed.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The response has more bytes than are allowed.
+    #[error("the response is too large: {0}")]
+    TooLarge(String),
+}
+
+impl SendError {
+    /// The code for the handler and for the metrics.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::NotAllowed(_) => "not_allowed",
+            Self::Misuse(_) => "misuse",
+            Self::Timeout => "timeout",
+            Self::Unreachable(_) => "unreachable",
+            Self::TooLarge(_) => "response_too_large",
+        }
+    }
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
