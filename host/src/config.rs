@@ -314,9 +314,8 @@ impl Config {
 }
 
 /// The tables of a configuration whose keys the environment can set.
-const SECTIONS: [&str; 10] = [
-    "server", "admin", "plugins", "data", "rate", "auth", "contract", "outbound", "log", "limits",
-];
+const SECTIONS: [&str; 10] =
+    ["server", "admin", "plugins", "data", "rate", "auth", "contract", "outbound", "log", "limits"];
 
 /// The keys that `[section]` may have, taken from the error that an unknown key causes.
 fn allowed_keys(section: &str) -> Vec<&'static str> {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::event::Json;
 
 pub(crate) use calls::{
-    ConnectionCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls, RoomCalls, StateCalls,
-    TimerCalls,
+    ConnectionCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls, RoomCalls,
+    StateCalls, TimerCalls,
 };
 
 pub(crate) use sockhop_core::effect::{

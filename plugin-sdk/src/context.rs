@@ -1,5 +1,7 @@
 //! The API of a handler while it handles one event.
 
+mod send;
+
 use std::fmt;
 use std::time::Duration;
 

@@ -7,6 +7,8 @@
 use sockhop_core::effect::Target;
 #[cfg(not(target_family = "wasm"))]
 use sockhop_core::effect::Who;
+#[cfg(not(target_family = "wasm"))]
+use sockhop_core::outbound::{Request, Response};
 
 #[cfg(not(target_family = "wasm"))]
 use crate::connection::Connection;
@@ -48,6 +50,7 @@ pub(crate) trait Host:
     + SettingCalls
     + StateCalls
     + TimerCalls
+    + HttpCalls
     + LogCalls
 {
 }
@@ -61,6 +64,7 @@ impl<T> Host for T where
         + SettingCalls
         + StateCalls
         + TimerCalls
+        + HttpCalls
         + LogCalls
 {
 }
@@ -136,6 +140,12 @@ pub(crate) trait TimerCalls {
     fn cancel_timer(&self, timer: &str, key: &str) -> Result;
     #[cfg(not(target_family = "wasm"))]
     fn current_timer(&self) -> Option<FiredTimer>;
+}
+
+/// The interface `http`. Only for the test host; see [`ConnectionCalls`].
+pub(crate) trait HttpCalls {
+    #[cfg(not(target_family = "wasm"))]
+    fn send(&self, request: Request) -> Result<Response>;
 }
 
 /// The interface `log`.

@@ -6,6 +6,7 @@
 
 mod connections;
 mod emitter;
+pub(crate) mod http;
 mod identity;
 mod log;
 pub(crate) mod members;

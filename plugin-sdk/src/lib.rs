@@ -187,9 +187,23 @@
 //! A handler reads the operator's settings (`[plugins.NAME.config]`) with [`Context::setting`]. A
 //! test sets them with [`TestHost::setting`](testing::TestHost::setting).
 //!
+//! # Other services
+//!
+//! A handler sends HTTP requests with [`Context::send`], to the origins that the operator lists:
+//!
+//! ```toml
+//! [plugins.weather]
+//! outbound = ["https://api.example.com"]
+//! ```
+//!
+//! While it waits, it uses no CPU time, and its state is not locked. A request that takes too long is
+//! refused as `timeout` in time for the handler to answer its client. Fewer requests of a plugin run
+//! at once than it has instances. An event that finds no place is stopped, and handled again when
+//! there is one.
+//!
 //! # What a plugin can't do
 //!
-//! A plugin can't access files, the network, the environment or the state of another plugin. An
+//! A plugin can't access files, the network except by [`Context::send`], the environment or the state of another plugin. An
 //! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory; an
 //! operator can change these limits. A plugin can emit only events that it declares, to rooms that
 //! the declaration names. It can join its caller to rooms that any plugin declares, and others to
@@ -201,6 +215,7 @@ mod access;
 mod attachment;
 mod connection;
 mod event;
+pub mod http;
 mod level;
 mod refusal;
 mod route;

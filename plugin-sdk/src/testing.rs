@@ -15,7 +15,11 @@ mod outcome;
 mod declared;
 mod timers;
 
+mod stubs;
+
 mod run;
+
+mod requests;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -432,6 +436,8 @@ impl TestHost {
             effects.clear();
             // A number is never returned to its sequence.
             self.world.sequences = world.sequences;
+            // A request that was sent can't be undone.
+            self.world.requests = world.requests;
             if let Some(timer) = &timer {
                 timers.failed(timer, self.now);
             }

@@ -136,6 +136,31 @@ const REACHED: &[(&str, &str, &str)] = &[
         "a_message_has_so_many_bytes_levels_and_attachments_as_is_set",
     ),
     (
+        "limits.outbound_at_once",
+        "outbound",
+        "as_many_requests_are_sent_at_once_as_is_set_and_others_wait_in_their_time",
+    ),
+    (
+        "limits.outbound_ms",
+        "outbound",
+        "an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set",
+    ),
+    (
+        "limits.outbound_request_bytes",
+        "outbound",
+        "an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set",
+    ),
+    (
+        "limits.outbound_requests",
+        "outbound",
+        "an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set",
+    ),
+    (
+        "limits.outbound_response_bytes",
+        "outbound",
+        "an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set",
+    ),
+    (
         "limits.outgoing_packets",
         "delivery",
         "a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing",

@@ -35,6 +35,7 @@ mod members;
 mod numbers;
 mod operators;
 mod order;
+mod outbound;
 mod proxies;
 mod readme;
 mod reload;

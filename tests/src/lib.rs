@@ -22,6 +22,7 @@ mod handmade;
 mod host;
 mod polling;
 mod process;
+mod service;
 mod tls;
 mod tokens;
 
@@ -35,6 +36,7 @@ pub use polling::PollingSession;
 #[cfg(target_os = "linux")]
 pub use process::bound_by_permissions;
 pub use process::{HostProcess, serve};
+pub use service::Service;
 pub use tls::{Identity, TlsClient};
 pub use tokens::{token, with_tokens};
 

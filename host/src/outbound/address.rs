@@ -80,10 +80,9 @@ mod tests {
 
     #[test]
     fn each_network_that_is_not_the_internet_is_known_from_its_first_to_its_last_address() {
-        for (place, nets) in [
-            (Place::Private, PRIVATE_V4.as_slice()),
-            (Place::Other, OTHER_V4.as_slice()),
-        ] {
+        for (place, nets) in
+            [(Place::Private, PRIVATE_V4.as_slice()), (Place::Other, OTHER_V4.as_slice())]
+        {
             for net in nets {
                 for address in [net.network(), net.broadcast()] {
                     assert_eq!(Place::of(address.into()), place, "{address}");

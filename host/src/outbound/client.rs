@@ -130,8 +130,7 @@ async fn connect(
 /// Converts the request, which was checked, and adds the headers of the host.
 fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes>>, SendError> {
     let misuse = |what: &str| SendError::Misuse(format!("the {what} is invalid"));
-    let method =
-        Method::from_bytes(request.method.as_bytes()).map_err(|_| misuse("method"))?;
+    let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| misuse("method"))?;
     let mut prepared = http::Request::new(Full::new(Bytes::from(request.body)));
     *prepared.method_mut() = method;
     *prepared.uri_mut() = target.uri.clone();

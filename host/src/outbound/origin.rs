@@ -151,11 +151,21 @@ mod tests {
     #[test]
     fn a_target_has_what_the_request_says_to_the_server() {
         let listed = listed(&["https://api.example.com", "http://[::1]:8080"]);
-        let found = Target::find("https://api.example.com/a%20b/ü?q=1 2".replace(' ', "+").as_str(), &listed).unwrap();
+        let found = Target::find(
+            "https://api.example.com/a%20b/ü?q=1 2".replace(' ', "+").as_str(),
+            &listed,
+        )
+        .unwrap();
         assert_eq!(found.uri.to_string(), "/a%20b/%C3%BC?q=1+2");
-        assert_eq!((found.authority.as_str(), found.port, found.has_tls), ("api.example.com", 443, true));
+        assert_eq!(
+            (found.authority.as_str(), found.port, found.has_tls),
+            ("api.example.com", 443, true)
+        );
         let found = Target::find("http://[::1]:8080", &listed).unwrap();
-        assert_eq!((found.authority.as_str(), found.port, found.has_tls), ("[::1]:8080", 8080, false));
+        assert_eq!(
+            (found.authority.as_str(), found.port, found.has_tls),
+            ("[::1]:8080", 8080, false)
+        );
         assert_eq!(found.uri.to_string(), "/");
     }
 }

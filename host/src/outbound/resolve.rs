@@ -54,7 +54,8 @@ impl Resolver {
         };
         let found = lookup.wait_for(Option::is_some).await;
         let found = found.ok().and_then(|found| found.clone());
-        let failed = |reason: &str| SendError::Unreachable(format!("{name} is not resolved: {reason}"));
+        let failed =
+            |reason: &str| SendError::Unreachable(format!("{name} is not resolved: {reason}"));
         match found {
             Some(Ok(addresses)) => Ok(addresses),
             Some(Err(reason)) => Err(failed(&reason)),
@@ -67,7 +68,11 @@ impl Resolver {
     }
 
     /// Begins a lookup, unless another has begun meanwhile. `permit` is held until its end.
-    fn begin<P: Send + 'static>(self: &Arc<Self>, name: &str, permit: P) -> watch::Receiver<Lookup> {
+    fn begin<P: Send + 'static>(
+        self: &Arc<Self>,
+        name: &str,
+        permit: P,
+    ) -> watch::Receiver<Lookup> {
         let mut running = self.running();
         if let Some(lookup) = running.get(name) {
             return lookup.clone();

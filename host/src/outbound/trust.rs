@@ -74,8 +74,7 @@ pub(super) fn client_config(file: Option<&Path>) -> Result<ClientConfig, TrustEr
 
 fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let unreadable = |source| TrustError::Unreadable { file: file.to_owned(), source };
-    let unusable =
-        |problem: String| TrustError::Unusable { file: file.to_owned(), problem };
+    let unusable = |problem: String| TrustError::Unusable { file: file.to_owned(), problem };
     let mut content = Vec::new();
     let opened = std::fs::File::open(file).map_err(unreadable)?;
     opened.take(MAX_FILE + 1).read_to_end(&mut content).map_err(unreadable)?;
@@ -83,9 +82,8 @@ fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
         return Err(unusable(format!("has more than {MAX_FILE} bytes")));
     }
     let certificates = CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>();
-    let certificates = certificates.map_err(|error| {
-        unusable(format!("is not valid PEM ({error}); expected certificates"))
-    })?;
+    let certificates = certificates
+        .map_err(|error| unusable(format!("is not valid PEM ({error}); expected certificates")))?;
     if certificates.is_empty() {
         return Err(unusable("has no certificate in PEM".to_owned()));
     }

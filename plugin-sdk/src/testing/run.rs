@@ -3,6 +3,7 @@
 
 mod connections;
 mod emitter;
+mod http;
 mod identity;
 mod log;
 mod members;
@@ -20,8 +21,10 @@ use sockhop_core::identity::Identity;
 
 use super::declared::Declared;
 use super::outcome::{Effect, of_host};
+use super::stubs::Stubs;
 use super::timers::{Change, Timers};
 use crate::connection::Connection;
+use crate::http::Request;
 use crate::level::Level;
 use crate::refusal::Result;
 use crate::timer::FiredTimer;
@@ -36,6 +39,8 @@ pub(super) struct World {
     pub(super) connected: BTreeMap<String, Connection>,
     pub(super) sequences: BTreeMap<String, u64>,
     pub(super) settings: BTreeMap<String, String>,
+    pub(super) stubs: Stubs,
+    pub(super) requests: Vec<Request>,
 }
 
 /// Who caused an event.

@@ -48,9 +48,8 @@ impl Run {
 
     async fn answer(&mut self, request: Request) -> Result<Response, Refusal> {
         let max = self.active.allowance.requests;
-        let too_many = || {
-            Refusal::limit(format!("an event may send at most {max} requests, with its reruns"))
-        };
+        let too_many =
+            || Refusal::limit(format!("an event may send at most {max} requests, with its reruns"));
         let no_origin = || SendError::NotAllowed("no origin is listed".to_owned());
         let sending = self.sending.as_mut().ok_or_else(no_origin)?;
         let (place, holds_lock, deadline) = (sending.made, sending.holds_lock, sending.deadline);

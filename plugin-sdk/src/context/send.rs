@@ -1,0 +1,54 @@
+//! Sends HTTP requests to other services.
+
+use crate::http::{Request, Response};
+use crate::refusal::Result;
+
+use super::Context;
+
+impl Context {
+    /// Sends an HTTP request to an origin that the operator lists (`[plugins.NAME] outbound`), and
+    /// waits for the whole response, which may have any status. Redirects are not followed.
+    ///
+    /// A request is no effect: it is sent at once, and also if the handler fails afterwards. If the
+    /// host runs the handler again after a write conflict, the same requests in the same order get
+    /// the recorded responses. So build requests from the event and the state alone. Send
+    /// [`event_id`](Self::event_id) as an idempotency key with what must not be done twice.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this. In a
+    /// [`TestHost`](crate::testing::TestHost), [`stub`](crate::testing::TestHost::stub) answers.
+    ///
+    /// ```
+    /// use sockhop_sdk::http::{Request, Response};
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Plugin, Refusal, Result};
+    /// use serde_json::{Value, json};
+    ///
+    /// fn weather(ctx: &Context, city: String) -> Result<Value> {
+    ///     let url = format!("https://api.example.com/weather/{city}");
+    ///     let response = ctx.send(Request::get(url))?;
+    ///     if !response.is_success() {
+    ///         return Err(Refusal::not_found("no weather of this city"));
+    ///     }
+    ///     response.json()
+    /// }
+    ///
+    /// let mut host = TestHost::new(Plugin::new("weather", "1.0.0", "").on("weather", weather));
+    /// host.stub("https://api.example.com/weather/", Response::new(200, r#"{"sun": true}"#));
+    /// assert_eq!(host.handle("weather", json!("ulm")).reply, Ok(json!({"sun": true})));
+    /// assert_eq!(host.requests()[0].url(), "https://api.example.com/weather/ulm");
+    /// ```
+    ///
+    /// # Errors
+    /// `not_allowed`: the operator does not list the origin, or its address is not allowed.
+    /// `misuse`: the method, the URL or a header is invalid. `limit`: by default, more than 8
+    /// requests in one event, a request of more than 256 KiB, or other requests of the plugin took
+    /// all of the time. `timeout`: there was no response within 3 s by default, or within the time
+    /// that the event has left. `unreachable`: the name was not resolved, or the connection, TLS or
+    /// the protocol failed. `response_too_large`: by default, a body of more than 1 MiB.
+    pub fn send(&self, request: Request) -> Result<Response> {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::http::send(request.0).map(Response);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.send(request.0).map(Response)
+    }
+}

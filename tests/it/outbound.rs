@@ -1,0 +1,459 @@
+//! HTTP requests of plugins: where they may go, what they get, and that nobody else waits for them.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sockhop::config::{Config, Limits, ListedOrigin};
+use sockhop_tests::{Identity, Service, TestClient, TestHost, eventually, guest};
+
+/// Lists origins for the plugin `caller`.
+fn list(config: &mut Config, origins: &[(String, bool)]) {
+    let mut settings = config.of_plugin("caller");
+    settings.outbound = origins
+        .iter()
+        .map(|(origin, is_private)| ListedOrigin::parse(origin, *is_private).expect("an origin"))
+        .collect();
+    config.plugins.by_name.insert("caller".to_owned(), settings);
+}
+
+fn origin(service: &Service) -> String {
+    format!("http://{}", service.address)
+}
+
+/// Starts a host whose plugin `caller` may send requests to a service, with other limits.
+async fn caller(service: &Service, change: impl FnOnce(&mut Limits)) -> (TestHost, TestClient) {
+    let host = TestHost::with(&[guest("caller")], |config| {
+        change(&mut config.limits);
+        list(config, &[(origin(service), false)]);
+    })
+    .await;
+    let client = host.client().await;
+    (host, client)
+}
+
+/// Sends one request, and returns what the handler got.
+async fn call(client: &TestClient, url: &str) -> Value {
+    client.ask("call", json!({"url": url})).await[0].clone()
+}
+
+fn number(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("a number above zero")
+}
+
+fn array(event: &str, data: Value) -> String {
+    json!([event, data]).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_sends_a_whole_request_and_gets_the_whole_response() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |_| {}).await;
+    let called = client
+        .ask(
+            "call",
+            json!({
+                "url": service.url("/echo"),
+                "method": "POST",
+                "headers": [["X-Key", "1"], ["x-key", "2"]],
+                "body": "a body",
+            }),
+        )
+        .await[0]
+        .clone();
+    assert_eq!((&called["status"], &called["code"]), (&json!(200), &json!(null)), "{called}");
+    assert!(called["headers"].as_array().unwrap().contains(&json!(["x-own", "1"])), "{called}");
+    let [request] = service.requests().try_into().expect("one request");
+    assert!(request.starts_with("POST /echo HTTP/1.1\r\n"), "{request}");
+    assert!(request.ends_with("\r\n\r\na body"), "{request}");
+    let head = request.to_ascii_lowercase();
+    let own = format!("host: {}", service.address);
+    for line in [own.as_str(), "connection: close", "content-length: 6", "x-key: 1", "x-key: 2"] {
+        assert_eq!(head.lines().filter(|header| *header == line).count(), 1, "{line}: {request}");
+    }
+    // The status and the encoding are the handler's business.
+    assert_eq!(call(&client, &service.url("/teapot")).await["status"], 418);
+    let gzip = call(&client, &service.url("/gzip")).await;
+    assert_eq!((&gzip["status"], &gzip["bytes"]), (&json!(200), &json!(2)), "{gzip}");
+    let (_, row) = host.http("/api/plugins/caller", None).await;
+    assert_eq!(row["outbound"], json!([origin(&service)]));
+    let (_, text) = host.http("/metrics", None).await;
+    let line = r#"sockhop_outbound_requests_total{plugin="caller",outcome="answered"} 3"#;
+    assert!(text.as_str().unwrap().contains(line), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
+    let (listed, other) = (Service::start().await, Service::start().await);
+    let (of_listed, of_other) = (listed.address.port(), other.address.port());
+    let host = TestHost::with(&[guest("caller")], |config| {
+        let name = format!("http://localhost:{of_other}");
+        list(config, &[(origin(&listed), false), (name, false)]);
+    })
+    .await;
+    let client = host.client().await;
+    for (url, code) in [
+        (listed.url("/"), json!(null)),
+        (format!("http://127.1:{of_listed}/"), json!(null)),
+        (format!("http://2130706433:{of_listed}/"), json!(null)),
+        (other.url("/"), json!("not_allowed")),
+        (format!("http://localhost:{of_listed}/"), json!("not_allowed")),
+        // The origin is listed, but its address is private.
+        (format!("http://localhost:{of_other}/"), json!("not_allowed")),
+        (format!("http://[::ffff:127.0.0.1]:{of_listed}/"), json!("not_allowed")),
+        (format!("https://127.0.0.1:{of_listed}/"), json!("not_allowed")),
+        (format!("http://127.0.0.1:{of_listed}@127.0.0.1:{of_other}/"), json!("misuse")),
+        ("file:///etc/passwd".to_owned(), json!("misuse")),
+    ] {
+        let called = call(&client, &url).await;
+        assert_eq!(called["code"], code, "{url}: {called}");
+    }
+    assert_eq!((listed.connections(), other.connections()), (3, 0));
+    // A name is found if the operator allows its private address.
+    let host = host.restart_with(|config| {
+        list(config, &[(format!("http://localhost:{of_other}"), true)]);
+    });
+    let host = host.await;
+    let client = host.client().await;
+    let called = call(&client, &format!("http://LOCALHOST:{of_other}/")).await;
+    assert_eq!((&called["status"], other.connections()), (&json!(200), 1), "{called}");
+    // A plugin without the setting sends nothing.
+    let host = TestHost::start(&[guest("caller")]).await;
+    let client = host.client().await;
+    assert_eq!(call(&client, &listed.url("/")).await["code"], "not_allowed");
+    // The client of a handler that passes it on learns the code.
+    let passed = client.ask("pass", json!({"url": listed.url("/")})).await;
+    assert_eq!(passed["error"]["code"], "refused", "{passed}");
+    assert_eq!(passed["error"]["reason"], "not_allowed", "{passed}");
+    assert_eq!(listed.connections(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_not_followed() {
+    let (listed, other) = (Service::start().await, Service::start().await);
+    let (_host, client) = caller(&listed, |_| {}).await;
+    for to in [other.url("/secret"), listed.url("/secret")] {
+        let called = call(&client, &listed.url(&format!("/redirect?{to}"))).await;
+        assert_eq!(called["status"], 302, "{called}");
+        assert!(called["headers"].as_array().unwrap().contains(&json!(["location", to])));
+    }
+    assert_eq!((listed.requests().len(), other.connections()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_fails_is_a_refusal_and_no_failure_of_the_plugin() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_ms = Duration::from_millis(500);
+        limits.event_cpu_ms = Duration::from_millis(250);
+        limits.breaker_failures = NonZeroU32::MIN;
+        limits.breaker_calls = NonZeroU32::MIN;
+    })
+    .await;
+    for (path, code) in [
+        ("/never", "timeout"),
+        ("/half_head", "timeout"),
+        ("/long_head", "response_too_large"),
+        ("/promise", "response_too_large"),
+        ("/endless", "response_too_large"),
+        ("/garbage", "unreachable"),
+        ("/cut", "unreachable"),
+        ("/close", "unreachable"),
+    ] {
+        let began = Instant::now();
+        let called = call(&client, &service.url(path)).await;
+        assert_eq!(called["code"], code, "{path}: {called}");
+        assert!(called["message"].as_str().is_some_and(|message| !message.is_empty()), "{path}");
+        assert!(began.elapsed() < Duration::from_secs(4), "{path}: {:?}", began.elapsed());
+        service.until_open(0).await;
+    }
+    let (_, row) = host.http("/api/plugins/caller", None).await;
+    assert_eq!((&row["failures"], &row["calls"]), (&json!(0), &json!(8)), "{row}");
+    let (_, text) = host.http("/metrics", None).await;
+    for (outcome, times) in [("timeout", 2), ("response_too_large", 3), ("unreachable", 3)] {
+        let line = format!(
+            "sockhop_outbound_requests_total{{plugin=\"caller\",outcome=\"{outcome}\"}} {times}"
+        );
+        assert!(text.as_str().unwrap().contains(&line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_ends_before_its_event_so_that_the_handler_can_answer() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_ms = Duration::from_secs(60);
+        limits.event_wall_ms = Duration::from_secs(2);
+        limits.breaker_failures = NonZeroU32::MIN;
+    })
+    .await;
+    let began = Instant::now();
+    let called = client.ask("call", json!({"url": service.url("/never"), "times": 8})).await;
+    let (first, elapsed) = (&called[0], began.elapsed());
+    assert_eq!(first["code"], "timeout", "{called}");
+    assert!(elapsed > Duration::from_millis(1_500), "{elapsed:?}");
+    // The others have no time left.
+    assert_eq!(called.as_array().map(Vec::len), Some(8), "{called}");
+    assert_eq!(called[7]["code"], "timeout", "{called}");
+    // A handler can give a request less time.
+    let began = Instant::now();
+    let called = client.ask("call", json!({"url": service.url("/never"), "timeout_ms": 50})).await;
+    assert_eq!(called[0]["code"], "timeout");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    service.until_open(0).await;
+    let (_, row) = host.http("/api/plugins/caller", None).await;
+    assert_eq!((&row["failures"], &row["state"]), (&json!(0), &json!("active")), "{row}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_in_single_bytes_uses_no_cpu_time_of_the_guest() {
+    let service = Service::start().await;
+    let (_host, client) = caller(&service, |limits| {
+        limits.event_cpu_ms = Duration::from_millis(20);
+        limits.outbound_ms = Duration::from_secs(30);
+        limits.event_wall_ms = Duration::from_secs(40);
+    })
+    .await;
+    let called = call(&client, &service.url("/drip")).await;
+    assert_eq!((&called["status"], &called["bytes"]), (&json!(200), &json!(2000)), "{called}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set() {
+    let service = Service::start().await;
+    let (_host, client) = caller(&service, |limits| {
+        limits.outbound_requests = NonZeroU32::new(2).expect("not zero");
+        limits.outbound_request_bytes = number(1_000);
+        limits.outbound_response_bytes = number(2_000);
+        limits.outbound_ms = Duration::from_millis(100);
+    })
+    .await;
+    let called = client.ask("call", json!({"url": service.url("/"), "times": 4})).await;
+    let codes: Vec<_> = called.as_array().unwrap().iter().map(|one| one["code"].clone()).collect();
+    assert_eq!(codes, [json!(null), json!(null), json!("limit"), json!("limit")], "{called}");
+    for (path, body, code) in [
+        ("/bytes/2000", 10, json!(null)),
+        ("/bytes/2001", 10, json!("response_too_large")),
+        ("/echo", 1_001, json!("limit")),
+        ("/never", 10, json!("timeout")),
+    ] {
+        let call = json!({"url": service.url(path), "body": "x".repeat(body), "method": "POST"});
+        let called = client.ask("call", call).await;
+        assert_eq!(called[0]["code"], code, "{path}: {called}");
+    }
+    assert_eq!(service.requests().len(), 2 + 3, "what is too large is not sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_handlers_leave_an_instance_for_other_events_and_each_gets_its_turn() {
+    const CALLERS: usize = 8;
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.instances = Some(number(3));
+        limits.outbound_ms = Duration::from_secs(30);
+        limits.event_wall_ms = Duration::from_secs(40);
+    })
+    .await;
+    let mut waiting = Vec::new();
+    for _ in 0..CALLERS {
+        let client = host.client().await;
+        let answer = client.ask_later(&array("call", json!({"url": service.url("/hold")}))).await;
+        waiting.push((client, answer));
+    }
+    service.until_requests(2).await;
+    for _ in 0..20 {
+        assert_eq!(client.ask("ping", json!(null)).await, json!(null));
+    }
+    assert_eq!((service.requests().len(), service.most_open()), (2, 2));
+    service.release(CALLERS);
+    for (_client, answer) in waiting {
+        let called = answer.await.expect("an answer");
+        assert_eq!(called[0]["status"], 200, "{called}");
+    }
+    // Each was sent once, although most handlers were called twice.
+    assert_eq!((service.requests().len(), service.most_open()), (CALLERS, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_requests_are_sent_at_once_as_is_set_and_others_wait_in_their_time() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.instances = Some(number(4));
+        limits.outbound_at_once = Some(number(1));
+        limits.outbound_ms = Duration::from_secs(2);
+    })
+    .await;
+    let held = array("call", json!({"url": service.url("/hold")}));
+    let first = client.ask_later(&held).await;
+    service.until_requests(1).await;
+    let other = host.client().await;
+    let began = Instant::now();
+    let late = json!({"url": service.url("/late"), "timeout_ms": 300});
+    let refused = other.ask("call", late).await;
+    assert_eq!(refused[0]["code"], "limit", "{refused}");
+    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    service.release(1);
+    assert_eq!(first.await.expect("an answer")[0]["status"], 200);
+    assert_eq!(call(&other, &service.url("/now")).await["status"], 200);
+    assert_eq!((service.requests().len(), service.most_open()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_runs_again_gets_the_recorded_response() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |_| {}).await;
+    let other = host.client().await;
+    let held = json!({"url": service.url("/hold")});
+    // The counter is changed while the handler waits, and after it was read.
+    let adding = client.ask_later(&array("add", held.clone())).await;
+    service.until_requests(1).await;
+    assert_eq!(other.ask("bump", json!(null)).await, json!(1));
+    service.release(1);
+    assert_eq!(adding.await.expect("an answer"), json!(2));
+    assert_eq!(service.requests().len(), 1);
+    // A read after the request sees that the one before it is out of date.
+    let reading = client.ask_later(&array("read_twice", held)).await;
+    service.until_requests(2).await;
+    assert_eq!(other.ask("bump", json!(null)).await, json!(3));
+    service.release(1);
+    assert_eq!(reading.await.expect("an answer"), json!([3, 3]));
+    assert_eq!(service.requests().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_never_waits_for_a_response_under_the_commit_lock() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_ms = Duration::from_secs(30);
+        limits.event_wall_ms = Duration::from_secs(40);
+    })
+    .await;
+    let other = host.client().await;
+    let held = json!({"url": service.url("/hold")});
+    let adding = client.ask_later(&array("add_numbered", held)).await;
+    // Each run reads another number, and so sends another request. The later runs would hold the
+    // lock if they did not have to send.
+    for round in 1..=5 {
+        service.until_requests(round).await;
+        // The lock is free while the handler waits.
+        assert_eq!(other.ask("bump", json!(null)).await, json!(round));
+        service.release(1);
+    }
+    service.until_requests(6).await;
+    service.release(1);
+    assert_eq!(adding.await.expect("an answer"), json!(6));
+    let bodies: Vec<_> = service
+        .requests()
+        .iter()
+        .map(|request| request.rsplit("\r\n").next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(bodies, ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_ends_with_its_event() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_ms = Duration::from_secs(60);
+        limits.event_wall_ms = Duration::from_secs(60);
+        limits.drain_ms = Duration::from_millis(200);
+    })
+    .await;
+    // A handler that traps or refuses after its request.
+    for how in ["trap", "refuse"] {
+        let end = json!({"url": service.url("/"), "method": "POST", "body": how});
+        let answer = client.ask("end", end).await;
+        assert!(!answer["error"].is_null(), "{answer}");
+        service.until_open(0).await;
+    }
+    // The version is replaced, and the event may not end in time.
+    let answer = client.ask_later(&array("call", json!({"url": service.url("/never")}))).await;
+    service.until_open(1).await;
+    let settings = format!(
+        "[limits]\nregister_cpu_ms = 10_000\n[plugins.caller]\nevent_cpu_ms = 999\n\
+         outbound = [\"{}\"]\n",
+        origin(&service)
+    );
+    std::fs::write(host.data().join("sockhop.toml"), settings).expect("a file");
+    assert_eq!(host.http("/api/reload", Some(json!({}))).await.0, 200);
+    let answer = answer.await.expect("an answer");
+    assert_eq!(answer["error"]["code"], "timed_out", "{answer}");
+    service.until_open(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_client_has_left_ends_and_its_request_with_it() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_ms = Duration::from_millis(800);
+    })
+    .await;
+    let _answer = client.ask_later(&array("call", json!({"url": service.url("/never")}))).await;
+    service.until_open(1).await;
+    drop(client);
+    service.until_open(0).await;
+    let client = host.client().await;
+    assert_eq!(client.ask("ping", json!(null)).await, json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_changes_the_listed_origins() {
+    let (first, second) = (Service::start().await, Service::start().await);
+    let (host, client) = caller(&first, |_| {}).await;
+    assert_eq!(call(&client, &first.url("/")).await["status"], 200);
+    assert_eq!(call(&client, &second.url("/")).await["code"], "not_allowed");
+    let reload = async |settings: String| {
+        let settings = format!("[limits]\nregister_cpu_ms = 10_000\n{settings}");
+        std::fs::write(host.data().join("sockhop.toml"), settings).expect("a file");
+        host.http("/api/reload", Some(json!({}))).await
+    };
+    let (status, answer) =
+        reload(format!("[plugins.caller]\noutbound = [\"{}\"]\n", origin(&second))).await;
+    assert_eq!(status, 200, "{answer}");
+    eventually("the new list", async || {
+        (call(&client, &second.url("/")).await["status"] == 200).then_some(())
+    })
+    .await;
+    assert_eq!(call(&client, &first.url("/")).await["code"], "not_allowed");
+    // A wrong list changes nothing.
+    let wrong = "[plugins.caller]\noutbound = [\"https://*.example.com\"]\n";
+    let (status, answer) = reload(wrong.to_owned()).await;
+    assert_eq!(status, 422, "{answer}");
+    assert!(answer.to_string().contains("wildcard"), "{answer}");
+    let missing = "[outbound]\nca_file = \"/no/such/file.pem\"\n";
+    let (status, answer) = reload(missing.to_owned()).await;
+    assert!(status == 422 && answer.to_string().contains("outbound.ca_file"), "{answer}");
+    assert_eq!(call(&client, &second.url("/")).await["status"], 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_registers_sends_nothing() {
+    let host = TestHost::start(&[guest("caller_registers")]).await;
+    assert_eq!(host.row("caller_registers").await["events"], json!(["register_misuse"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_verified_with_the_configured_authorities() {
+    let (trusted, other) = (Identity::default(), Identity::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = trusted.write(directory.path()).certificate_file;
+    let (service, unknown) = (Service::with_tls(&trusted).await, Service::with_tls(&other).await);
+    let url = |host: &str, service: &Service| format!("https://{host}:{}", service.address.port());
+    let host = TestHost::with(&[guest("caller")], |config| {
+        config.outbound.ca_file = Some(file);
+        let named = (url("localhost", &service), true);
+        let unknown = (url("127.0.0.1", &unknown), false);
+        list(config, &[named, (url("127.0.0.1", &service), false), unknown]);
+    })
+    .await;
+    let client = host.client().await;
+    for (url, code) in [
+        (url("localhost", &service), json!(null)),
+        (url("127.0.0.1", &service), json!(null)),
+        (url("127.0.0.1", &unknown), json!("unreachable")),
+    ] {
+        let called = call(&client, &url).await;
+        assert_eq!(called["code"], code, "{url}: {called}");
+    }
+    assert_eq!((service.requests().len(), unknown.requests().len()), (2, 0));
+}
