@@ -79,7 +79,7 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, emitter, identity, log, members, registry, rooms, state, timers, types,
+    connections, emitter, http, identity, log, members, registry, rooms, state, timers, types,
 };
 
 /// A host whose calls do nothing.
@@ -141,6 +141,12 @@ impl timers::Host for Bare {
     }
     fn current(&mut self) -> Option<timers::Timer> {
         None
+    }
+}
+
+impl http::Host for Bare {
+    fn send(&mut self, _: http::Request) -> Answer<http::Response> {
+        Ok(http::Response { status: 200, headers: Vec::new(), body: Vec::new() })
     }
 }
 

@@ -115,6 +115,8 @@ fn look_up(name: &str) -> Result<Arc<[IpAddr]>, String> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -122,16 +124,12 @@ mod tests {
         let resolver = Arc::<Resolver>::default();
         let (result, lookup) = watch::channel(None);
         resolver.running().insert("api.example.com".to_owned(), lookup);
-        let waiting: Vec<_> = (0..100)
-            .map(|_| {
-                let resolver = Arc::clone(&resolver);
-                tokio::task::spawn(async move { resolver.resolve("api.example.com").await })
-            })
-            .collect();
+        let waiting = join_all((0..100).map(|_| resolver.resolve("api.example.com")));
         let address: IpAddr = [192, 0, 2, 1].into();
-        result.send_replace(Some(Ok([address].into())));
-        for found in waiting {
-            assert_eq!(found.await.unwrap().unwrap().as_ref(), [address]);
+        let answered = async { result.send_replace(Some(Ok([address].into()))) };
+        let (found, _) = tokio::join!(waiting, answered);
+        for found in found {
+            assert_eq!(found.unwrap().as_ref(), [address]);
         }
         assert_eq!(resolver.permits.available_permits(), MAX_LOOKUPS);
     }
