@@ -29,6 +29,14 @@ use resolve::Resolver;
 
 pub use trust::TrustError;
 
+/// Checks that the authorities that a configuration trusts can be used. Blocks.
+///
+/// # Errors
+/// They can't be used.
+pub fn check(config: &Config) -> Result<(), TrustError> {
+    Outbound::prepare(config).map(drop)
+}
+
 /// Sends the requests of all plugins.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
@@ -109,7 +117,7 @@ pub(crate) struct Allowance {
     pub(crate) request_bytes: usize,
     /// Bytes of the body of one response.
     response_bytes: usize,
-    /// One permit for each request at once.
+    /// One permit for each event that sends requests at once. An event sends one after the other.
     at_once: Arc<Semaphore>,
 }
 
@@ -154,12 +162,12 @@ impl Allowance {
         Target::find(url, &self.origins).map(drop)
     }
 
-    /// Takes the permit for one request, if one is free and nobody waits for it.
+    /// Takes the permit of one event, if one is free and nobody waits for it.
     pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.at_once).try_acquire_owned().ok()
     }
 
-    /// Waits for the permit for one request, until `deadline`. Permits are given in the order of the
+    /// Waits for the permit of one event, until `deadline`. Permits are given in the order of the
     /// calls.
     pub(crate) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
         let permit = Arc::clone(&self.at_once).acquire_owned();

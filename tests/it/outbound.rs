@@ -206,6 +206,29 @@ async fn a_request_ends_before_its_event_so_that_the_handler_can_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missed_deadline_of_an_event_that_has_waited_for_a_service_does_not_count() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.event_wall_ms = Duration::from_secs(1);
+        limits.breaker_failures = NonZeroU32::new(2).expect("not zero");
+    })
+    .await;
+    let end = |how: &str| json!({"url": service.url("/"), "method": "POST", "body": how});
+    for _ in 0..3 {
+        let answer = client.ask("end", end("sleep")).await;
+        assert_eq!(answer["error"]["code"], "timed_out", "{answer}");
+    }
+    assert_eq!(host.row("caller").await["failures"], 0);
+    // A trap is the plugin's own failure.
+    for _ in 0..2 {
+        let answer = client.ask("end", end("trap")).await;
+        assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+    }
+    assert_eq!(host.row("caller").await["failures"], 2);
+    assert_eq!(client.ask("ping", json!(null)).await["error"]["code"], "unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_response_in_single_bytes_uses_no_cpu_time_of_the_guest() {
     let service = Service::start().await;
     let (_host, client) = caller(&service, |limits| {

@@ -13,6 +13,7 @@ use sockhop::config::{Config, LiveConfig};
 use sockhop::contract::PluginContract;
 use sockhop::host;
 use sockhop::log;
+use sockhop::outbound;
 use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lint};
 use sockhop::rule::RoomRule;
@@ -195,6 +196,7 @@ fn readable(config: Config) -> anyhow::Result<(Config, Option<String>)> {
     config.read_secrets()?;
     Authenticator::load(&config.auth)?;
     OperatorSettings::load(&config)?;
+    outbound::check(&config)?;
     let certificate = config.server.tls.as_ref().map(tls::check).transpose()?.flatten();
     Ok((config, certificate))
 }

@@ -4,6 +4,9 @@
 //! A request belongs to its place among the requests of a run. If a later run sends another request
 //! in that place, the records from there on are of no use, and are dropped. So at most
 //! `outbound_requests` responses are kept, and only until the event ends.
+//!
+//! An event keeps its permit from its first request to its end. So no more events than there are
+//! permits keep responses, and an event that waits for one has none.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -27,7 +30,7 @@ struct Records {
     answered: Vec<([u8; 32], Answer)>,
     /// Number of requests that were sent, over all runs.
     sent: usize,
-    /// The permit for the next request, for which the event has waited without an instance.
+    /// The permit to send requests.
     permit: Option<OwnedSemaphorePermit>,
     /// Until when the event waits for that permit.
     permit_until: Option<Instant>,
@@ -46,8 +49,8 @@ pub(super) enum Next {
     NoPermit,
     /// The event has sent too many.
     TooMany,
-    /// It must be sent. The permit is there if the event has waited for it.
-    New(Option<OwnedSemaphorePermit>),
+    /// It must be sent.
+    New,
 }
 
 /// Identifies a request by its content.
@@ -87,7 +90,16 @@ impl EventRequests {
         if records.sent >= max {
             return Next::TooMany;
         }
-        Next::New(records.permit.take())
+        Next::New
+    }
+
+    /// Whether the event has a permit, or gets one at once.
+    pub(super) fn may_send(&self, allowance: &Allowance) -> bool {
+        let mut records = self.records();
+        if records.permit.is_none() {
+            records.permit = allowance.try_permit();
+        }
+        records.permit.is_some()
     }
 
     /// Notes that a request is sent.
@@ -100,13 +112,16 @@ impl EventRequests {
         self.records().answered.push((digest, answer.clone()));
     }
 
-    /// Notes that the event must wait for a permit without an instance, until a time.
+    /// Notes that the event must wait, without an instance, until it may send; at most until a time.
     pub(super) fn must_wait(&self, until: Instant) {
         self.records().permit_until = Some(until);
     }
 
-    /// Waits for the permit for the next request.
+    /// Waits for the permit, if the event has none.
     pub(super) async fn wait(&self, allowance: &Allowance) {
+        if self.records().permit.is_some() {
+            return;
+        }
         let until = self.records().permit_until.take().unwrap_or_else(Instant::now);
         let permit = allowance.permit(until).await;
         let mut records = self.records();
@@ -155,13 +170,13 @@ mod tests {
     fn a_later_run_gets_the_recorded_answers_until_it_sends_another_request() {
         let (requests, [a, b, c]) = (EventRequests::default(), ["a", "b", "c"].map(request));
         for (place, (digest, status)) in [(a, 1), (b, 2)].into_iter().enumerate() {
-            assert!(matches!(requests.next(place, &digest, 3), Next::New(None)));
+            assert!(matches!(requests.next(place, &digest, 3), Next::New));
             requests.sending();
             requests.record(digest, &answer(status));
         }
         assert!(is_recorded(&requests.next(0, &a, 3), &answer(1)));
         assert!(is_recorded(&requests.next(1, &b, 3), &answer(2)));
-        assert!(matches!(requests.next(0, &c, 3), Next::New(None)));
+        assert!(matches!(requests.next(0, &c, 3), Next::New));
         requests.sending();
         requests.record(c, &answer(3));
         assert!(is_recorded(&requests.next(0, &c, 3), &answer(3)));

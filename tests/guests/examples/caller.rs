@@ -116,8 +116,10 @@ fn end(ctx: &Context, call: Call) -> Result {
     match call.body.as_deref() {
         #[allow(clippy::panic, reason = "this is what it is for")]
         Some("trap") => panic!("as asked"),
-        #[allow(clippy::empty_loop, reason = "this is what it is for")]
-        Some("spin") => loop {},
+        Some("sleep") => {
+            std::thread::sleep(Duration::from_secs(600));
+            Ok(())
+        }
         _ => Err(Refusal::new("no", "as asked")),
     }
 }

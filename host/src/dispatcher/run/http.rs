@@ -59,7 +59,7 @@ impl Run {
         sending.made += 1;
         let (requests, outbound) = (Arc::clone(&sending.requests), Arc::clone(&sending.outbound));
         let digest = digest(&request);
-        let permit = match requests.next(place, &digest, max) {
+        match requests.next(place, &digest, max) {
             Next::Recorded(answer) => return answer,
             Next::TooMany => {
                 let refused = Err(too_many());
@@ -73,17 +73,20 @@ impl Run {
                 self.note(&request.url, &refused, None);
                 return refused;
             }
-            Next::New(permit) => permit,
-        };
+            Next::New => {}
+        }
         let until = self.until(deadline, request.timeout);
-        let permit = permit.filter(|_| !holds_lock).or_else(|| {
-            // Nobody waits under the lock, which others need.
-            self.active.allowance.try_permit().filter(|_| !holds_lock)
-        });
-        let Some(permit) = permit else {
+        if until <= Instant::now() {
+            let refused = Err(SendError::Timeout.into());
+            requests.record(digest, &refused);
+            self.note(&request.url, &refused, None);
+            return refused;
+        }
+        // Nobody waits under the lock, which others need.
+        if holds_lock || !requests.may_send(&self.active.allowance) {
             requests.must_wait(until);
             return Err(self.discard(Discarded::MustSend));
-        };
+        }
         if let Some(view) = &self.view {
             view.end_snapshot();
         }
@@ -91,7 +94,6 @@ impl Run {
         let url = request.url.clone();
         let began = Instant::now();
         let answer = outbound.send(&self.active.allowance, request, until).await;
-        drop(permit);
         let answer = answer.map_err(Refusal::from);
         requests.record(digest, &answer);
         self.note(&url, &answer, Some(began.elapsed()));

@@ -81,6 +81,26 @@ fn overlapping_readers_do_not_make_the_log_grow() {
 }
 
 #[test]
+fn a_view_that_waits_holds_no_reader_and_goes_on_unless_what_it_read_has_changed() {
+    let (_dir, store) = fresh();
+    put(&store, &[("a", "1"), ("b", "1")]);
+    let (mut view, mut other) = (store.view(), store.view());
+    for view in [&mut view, &mut other] {
+        view.get("a").unwrap();
+    }
+    other.get("b").unwrap();
+    let idle = || lock(&store.readers).idle.len();
+    let before = idle();
+    for (view, more) in [(&view, 1), (&other, 2), (&view, 2)] {
+        view.end_snapshot();
+        assert_eq!(idle(), before + more);
+    }
+    put(&store, &[("b", "2")]);
+    assert_eq!(view.get("b").unwrap(), Some(b"2".to_vec()));
+    assert!(matches!(other.get("a"), Err(ViewError::Outdated)));
+}
+
+#[test]
 fn a_view_whose_snapshot_was_ended_goes_on_unless_what_it_read_has_changed() {
     let (_dir, store) = fresh();
     put(&store, &[("a", "1"), ("b", "1"), ("c", "1")]);
