@@ -71,6 +71,9 @@ async fn a_handler_sends_a_whole_request_and_gets_the_whole_response() {
     for line in [own.as_str(), "connection: close", "content-length: 6", "x-key: 1", "x-key: 2"] {
         assert_eq!(head.lines().filter(|header| *header == line).count(), 1, "{line}: {request}");
     }
+    let large = json!({"url": service.url("/echo"), "method": "PUT", "body": "x".repeat(100_000)});
+    let called = client.ask("call", large).await[0].clone();
+    assert!(called["bytes"].as_u64() > Some(100_000), "{called}");
     // The status and the encoding are the handler's business.
     assert_eq!(call(&client, &service.url("/teapot")).await["status"], 418);
     let gzip = call(&client, &service.url("/gzip")).await;
@@ -78,7 +81,7 @@ async fn a_handler_sends_a_whole_request_and_gets_the_whole_response() {
     let (_, row) = host.http("/api/plugins/caller", None).await;
     assert_eq!(row["outbound"], json!([origin(&service)]));
     let (_, text) = host.http("/metrics", None).await;
-    let line = r#"sockhop_outbound_requests_total{plugin="caller",outcome="answered"} 3"#;
+    let line = r#"sockhop_outbound_requests_total{plugin="caller",outcome="answered"} 4"#;
     assert!(text.as_str().unwrap().contains(line), "{text}");
 }
 

@@ -167,6 +167,30 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_lists_origins_as_texts_and_as_tables() {
+        let parse = |origins: &str| {
+            let text = format!("[plugins.a]\noutbound = [{origins}]");
+            super::super::Config::parse(None, &text)
+        };
+        let both = r#""https://a.test", { origin = "http://b.internal:8000", private = true }"#;
+        let settings = parse(both).unwrap().0.of_plugin("a");
+        let listed = settings.outbound.iter().map(|listed| (listed.text(), listed.is_private()));
+        let expected = [("https://a.test", false), ("http://b.internal:8000", true)];
+        assert!(listed.eq(expected.map(|(text, is_private)| (text.to_owned(), is_private))));
+        for (wrong, said) in [
+            (r#""https://a.test/x""#, "write \"https://a.test\""),
+            (r#"{ origin = "https://*.test" }"#, "wildcard"),
+            (r#"{ private = true }"#, "expected an origin"),
+            ("7", "expected an origin"),
+        ] {
+            let error = parse(wrong).unwrap_err().to_string();
+            assert!(error.contains("plugins.a.outbound") && error.contains(said), "{error}");
+        }
+        // Other plugins may send nothing.
+        assert!(parse(both).unwrap().0.of_plugin("b").outbound.is_empty());
+    }
+
+    #[test]
     fn what_is_no_origin_is_refused_with_what_to_write() {
         for (text, said) in [
             ("api.example.com", "no scheme"),

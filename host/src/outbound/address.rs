@@ -41,6 +41,9 @@ const OTHER_V4: [Ipv4Net; 10] = [
 /// Unique local addresses. The loopback address is compared as a whole.
 const PRIVATE_V6: Ipv6Net = v6(0xfc00, 0, 0, 7);
 
+/// A part of [`PRIVATE_V6`] that has the metadata of a cloud, as a link-local network of IPv4 has.
+const METADATA_V6: Ipv6Net = v6(0xfd00, 0x0ec2, 0, 32);
+
 /// The addresses of the internet.
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
@@ -66,6 +69,7 @@ impl Place {
             IpAddr::V4(v4) if PRIVATE_V4.iter().any(|net| net.contains(&v4)) => Self::Private,
             IpAddr::V4(v4) if OTHER_V4.iter().any(|net| net.contains(&v4)) => Self::Other,
             IpAddr::V4(_) => Self::Public,
+            IpAddr::V6(v6) if METADATA_V6.contains(&v6) => Self::Other,
             IpAddr::V6(v6) if v6.is_loopback() || PRIVATE_V6.contains(&v6) => Self::Private,
             IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => Self::Other,
             IpAddr::V6(v6) if NOT_PUBLIC_V6.iter().any(|net| net.contains(&v6)) => Self::Other,
@@ -141,6 +145,7 @@ mod tests {
             ("100::1", Place::Other),
             ("fc00::1", Place::Private),
             ("fd12:3456::1", Place::Private),
+            ("fd00:ec2::254", Place::Other),
             ("fe80::1", Place::Other),
             ("fec0::1", Place::Other),
             ("ff02::1", Place::Other),

@@ -34,7 +34,7 @@ impl Target {
         let origin = url.origin();
         let Some(entry) = listed.iter().find(|listed| listed.url().origin() == origin) else {
             return Err(SendError::NotAllowed(format!(
-                "the origin {} is not listed for this plugin",
+                "the operator does not list the origin {} for this plugin (`outbound`)",
                 origin.ascii_serialization()
             )));
         };

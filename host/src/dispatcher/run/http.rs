@@ -111,6 +111,9 @@ impl Run {
         if let Some(sending) = &self.sending {
             sending.metrics.outbound_request(plugin, outcome, elapsed);
         }
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
         let elapsed_ms = elapsed.map(|elapsed| elapsed.as_secs_f64() * 1000.0);
         let (id, origin) = (self.event.id, self.active.allowance.origin_of(url));
         tracing::debug!(plugin, %id, origin, outcome, status, reason, elapsed_ms, "outbound request");
