@@ -2,8 +2,8 @@
 //! that are allowed, and the client. It knows no events and no handlers.
 //!
 //! A request goes to an address that was checked, and to no other: the host resolves a name itself,
-//! checks each of its addresses, and connects to one of them. It follows no redirect, reads no proxy
-//! variable, and keeps no connection for another request.
+//! checks each of its addresses, and connects to one of them. It follows no redirect, reads no
+//! proxy variable, and keeps no connection for another request.
 
 mod address;
 mod client;

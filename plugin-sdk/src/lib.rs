@@ -196,19 +196,19 @@
 //! outbound = ["https://api.example.com"]
 //! ```
 //!
-//! While it waits, it uses no CPU time, and its state is not locked. A request that takes too long is
-//! refused as `timeout` in time for the handler to answer its client. Fewer requests of a plugin run
-//! at once than it has instances. An event that finds no place is stopped, and handled again when
-//! there is one.
+//! While it waits, it uses no CPU time, and its state is not locked. A request that takes too long
+//! is refused as `timeout` in time for the handler to answer its client. Fewer requests of a plugin
+//! run at once than it has instances. An event that finds no place is stopped, and handled again
+//! when there is one.
 //!
 //! # What a plugin can't do
 //!
-//! A plugin can't access files, the network except by [`Context::send`], the environment or the state of another plugin. An
-//! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory; an
-//! operator can change these limits. A plugin can emit only events that it declares, to rooms that
-//! the declaration names. It can join its caller to rooms that any plugin declares, and others to
-//! rooms that it declares itself, if the access rule of the room allows them. It never sees a
-//! client's token, only the claims in it.
+//! A plugin can't access files, the network except by [`Context::send`], the environment or the
+//! state of another plugin. An instance handles one event at a time, within 250 ms of CPU time and
+//! 128 MiB of memory; an operator can change these limits. A plugin can emit only events that it
+//! declares, to rooms that the declaration names. It can join its caller to rooms that any plugin
+//! declares, and others to rooms that it declares itself, if the access rule of the room allows
+//! them. It never sees a client's token, only the claims in it.
 
 // Each module uses only modules before it. The blank lines keep rustfmt from sorting all of them.
 mod access;

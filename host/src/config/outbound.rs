@@ -24,8 +24,8 @@ pub struct ListedOrigin {
 }
 
 impl ListedOrigin {
-    /// Parses an origin, such as `https://api.example.com`. `is_private` allows addresses in private
-    /// networks to a name.
+    /// Parses an origin, such as `https://api.example.com`. `is_private` allows addresses in
+    /// private networks to a name.
     ///
     /// # Errors
     /// It is no origin. The error says why, and what to write instead.

@@ -1,5 +1,5 @@
-//! The HTTP requests of one event, over all runs of its handler: what was sent and answered, so that
-//! a later run gets the same responses, and whether the event has waited for others.
+//! The HTTP requests of one event, over all runs of its handler: what was sent and answered, so
+//! that a later run gets the same responses, and whether the event has waited for others.
 //!
 //! A request belongs to its place among the requests of a run. If a later run sends another request
 //! in that place, the records from there on are of no use, and are dropped. So at most
@@ -112,7 +112,8 @@ impl EventRequests {
         self.records().answered.push((digest, answer.clone()));
     }
 
-    /// Notes that the event must wait, without an instance, until it may send; at most until a time.
+    /// Notes that the event must wait, without an instance, until it may send; at most until a
+    /// time.
     pub(super) fn must_wait(&self, until: Instant) {
         self.records().permit_until = Some(until);
     }

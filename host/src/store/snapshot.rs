@@ -115,7 +115,8 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Ends the transaction. The next read takes a new snapshot, as if the store had ended this one.
+    /// Ends the transaction. The next read takes a new snapshot, as if the store had ended this
+    /// one.
     pub(super) fn end(&self) {
         lock(&self.store.readers).open.remove(&self.number);
         let connection = lock(&self.pinned).take();

@@ -189,8 +189,8 @@ impl View {
         of_keys.chain(of_timers).sum()
     }
 
-    /// Ends the snapshot, because the handler waits for something else than the store. The next read
-    /// takes a new one, and fails with [`ViewError::Outdated`] if something that was read has
+    /// Ends the snapshot, because the handler waits for something else than the store. The next
+    /// read takes a new one, and fails with [`ViewError::Outdated`] if something that was read has
     /// changed meanwhile.
     pub(crate) fn end_snapshot(&self) {
         if let Some(snapshot) = &self.snapshot {
