@@ -66,12 +66,16 @@ impl Api {
     }
 
     fn text_of(&self, plugin: &str, field: &str) -> Result<String, String> {
+        Ok(self.row_of(plugin)?[field].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Returns the row of one plugin, or `null` if the host does not list it.
+    pub(crate) fn row_of(&self, plugin: &str) -> Result<Value, String> {
         let rows: Value = serde_json::from_str(&self.get("/api/plugins")?)
             .map_err(|error| format!("GET /api/plugins: {error}"))?;
         let rows =
             rows.as_array().or_else(|| rows["plugins"].as_array()).cloned().unwrap_or_default();
-        let row = rows.into_iter().find(|row| row["name"] == plugin);
-        Ok(row.and_then(|row| Some(row[field].as_str()?.to_owned())).unwrap_or_default())
+        Ok(rows.into_iter().find(|row| row["name"] == plugin).unwrap_or_default())
     }
 
     /// Returns one figure of `GET /metrics`, summed over its labels, or `None` if the host does not

@@ -23,6 +23,7 @@ mod files;
 mod flood;
 mod idle;
 mod load;
+mod outage;
 mod polling;
 mod question;
 mod reload;
@@ -123,12 +124,14 @@ enum Part {
     Siege,
     /// Honest users while another one sends far more events than its bucket allows; runs alone
     Flood,
+    /// Other events of a plugin while 200 clients call a service that never answers; runs alone
+    Outage,
 }
 
 impl Part {
     /// Whether the part judges the host instead of measuring it, and so runs alone.
     const fn runs_alone(self) -> bool {
-        matches!(self, Self::Soak | Self::Siege | Self::Flood)
+        matches!(self, Self::Soak | Self::Siege | Self::Flood | Self::Outage)
     }
 }
 
@@ -379,6 +382,8 @@ fn judge(part: Part, arguments: &Arguments, stage: &Stage) -> ExitCode {
     let judged = match part {
         Part::Flood if is_quick => flood::flood(stage, flood::Schedule::short()),
         Part::Flood => flood::flood(stage, flood::Schedule::full()),
+        Part::Outage if is_quick => outage::outage(stage, outage::Schedule::short()),
+        Part::Outage => outage::outage(stage, outage::Schedule::full()),
         Part::Siege if is_quick => siege::siege(stage, siege::Schedule::short()),
         Part::Siege => siege::siege(stage, siege::Schedule::full()),
         _ if is_quick => soak::soak(stage, soak::Schedule::short(abuses)),
@@ -406,7 +411,7 @@ fn main() -> ExitCode {
     }
     assert!(
         !arguments.only.iter().any(|part| part.runs_alone()),
-        "`soak`, `siege` and `flood` run alone, such as `--only soak`"
+        "`soak`, `siege`, `flood` and `outage` run alone, such as `--only soak`"
     );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };

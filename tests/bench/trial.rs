@@ -1,5 +1,6 @@
 //! What the parts have in common that judge the host instead of measuring it (`soak`, `siege`,
-//! `flood`): promises and whether they were kept, what the host holds, and honest clients at rest.
+//! `flood`, `outage`): promises and whether they were kept, what the host holds, and honest clients
+//! at rest.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -36,6 +36,7 @@ cargo xtask soak [-- ARGS]  run honest clients for an hour beside every abuse th
 cargo xtask siege           take every slot of the host with clients that only hold connections, for \
                     some minutes
 cargo xtask flood           let one user send 50,000 events a second, beside others
+cargo xtask outage          let 200 clients call a service that never answers, beside others
 cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.IO in DIR, a \
                     checkout, on the crate's server and on the host
 cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are \
@@ -89,6 +90,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
         ("soak", _) => judge("soak", rest),
         ("siege", _) => judge("siege", rest),
         ("flood", _) => judge("flood", rest),
+        ("outage", _) => judge("outage", rest),
         ("suite", [directory]) => suite(Path::new(directory)),
         ("suite", _) => Err(Failure(format!("`suite` takes the directory of one suite\n\n{HELP}"))),
         ("micro", _) => micro(rest),
@@ -276,7 +278,8 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     bench::run(&workspace, |name| pgo.released(name), &arguments(rest))
 }
 
-/// `cargo xtask soak`, `siege` and `flood`: one part of the benchmark that judges the host.
+/// `cargo xtask soak`, `siege`, `flood` and `outage`: one part of the benchmark that judges the
+/// host.
 fn judge(part: &str, rest: &[OsString]) -> Result<(), Failure> {
     tools::require(&[tools::CC, tools::TASKSET, tools::SETPRIV])?;
     let workspace = Workspace::find()?;
