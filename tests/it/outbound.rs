@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop::config::{Config, Limits, ListedOrigin};
-use sockhop_tests::{Identity, Service, TestClient, TestHost, eventually, guest};
+use sockhop_tests::{
+    HostProcess, Identity, Service, TestClient, TestHost, directory_of, eventually, guest,
+};
 
 /// Lists origins for the plugin `caller`.
 fn list(config: &mut Config, origins: &[(String, bool)]) {
@@ -482,4 +484,26 @@ async fn tls_is_verified_with_the_configured_authorities() {
         assert_eq!(called["code"], code, "{url}: {called}");
     }
     assert_eq!((service.requests().len(), unknown.requests().len()), (2, 0));
+}
+
+/// `SSL_CERT_FILE` names the store of the machine, as for OpenSSL.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_verified_with_the_authorities_of_the_machine_if_none_are_configured() {
+    let (trusted, other) = (Identity::default(), Identity::default());
+    let [store, data] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let (plugins, store) = (directory_of(&[guest("caller")]), trusted.write(store.path()));
+    let (service, unknown) = (Service::with_tls(&trusted).await, Service::with_tls(&other).await);
+    let origins = [&service, &unknown].map(|service| format!("https://{}", service.address));
+    let config = data.path().join("sockhop.toml");
+    let settings = format!("[plugins.caller]\noutbound = {}\n", json!(origins));
+    std::fs::write(&config, settings).expect("a file");
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command.env("SSL_CERT_FILE", &store.certificate_file).arg("--config").arg(&config);
+    });
+    let client = TestClient::connect(&host.url).await;
+    for (origin, code) in [(&origins[0], json!(null)), (&origins[1], json!("unreachable"))] {
+        let called = call(&client, &format!("{origin}/")).await;
+        assert_eq!(called["code"], code, "{origin}: {called}");
+    }
+    assert_eq!((service.requests().len(), unknown.requests().len()), (1, 0));
 }
