@@ -116,6 +116,7 @@ pub mod host;
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::config::fuzzing::configuration;
+    pub use crate::outbound::fuzzing::url;
     pub use crate::plugin::fuzzing::registration;
     pub use crate::reload::fuzzing::slots;
     pub use crate::schema::fuzzing::schema;

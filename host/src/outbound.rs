@@ -7,6 +7,7 @@
 
 mod address;
 mod client;
+pub(crate) mod fuzzing;
 mod origin;
 mod resolve;
 mod trust;

@@ -9,13 +9,14 @@ use sockhop::fuzzing;
 type Function = fn(&[u8]);
 
 /// The fuzz targets: their names, and what they call.
-const TARGETS: [(&str, Function); 6] = [
+const TARGETS: [(&str, Function); 7] = [
     ("configurations", fuzzing::configuration),
     ("packets", fuzzing::packet),
     ("payloads", fuzzing::payload),
     ("registrations", fuzzing::registration),
     ("schemas", fuzzing::schema),
     ("slots", fuzzing::slots),
+    ("urls", fuzzing::url),
 ];
 
 fn names_in(directory: &Path) -> Vec<String> {
