@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::rate::{RateLimits, Verdict};
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, Retry};
 use crate::rooms::Rooms;
 use crate::rule::Access;
 use crate::wall_clock::WallClock;
@@ -65,13 +65,25 @@ struct Failed {
     rejection: Rejection,
     /// Boxed, so that the result of a success does not reserve space for it.
     fault: Option<Box<log::Fault>>,
-    /// Whether a missed deadline is not the plugin's failure: it has waited for another service.
+    /// Whether a missed deadline is not the plugin's failure: it has waited for another service for
+    /// most of the time.
     is_excused: bool,
 }
 
 impl Failed {
     fn new(rejection: Rejection, fault: log::Fault) -> Self {
         Self { rejection, fault: Some(Box::new(fault)), is_excused: false }
+    }
+}
+
+impl Failed {
+    /// The same after the handler has sent requests to other services: a repeat may have
+    /// consequences there, even if the host has applied no effect.
+    fn after_requests(mut self) -> Self {
+        if self.rejection.retry() == Retry::Safe {
+            self.rejection = Rejection::NotCommitted(self.rejection.message().to_owned());
+        }
+        self
     }
 }
 

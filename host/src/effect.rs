@@ -9,7 +9,7 @@ use crate::event::Json;
 
 pub(crate) use calls::{
     ConnectionCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls, RoomCalls,
-    StateCalls, TimerCalls,
+    StateCalls, Stopped, TimerCalls,
 };
 
 pub(crate) use sockhop_core::effect::{

@@ -14,6 +14,7 @@ mod trust;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -120,6 +121,8 @@ pub(crate) struct Allowance {
     response_bytes: usize,
     /// One permit for each event that sends requests at once. An event sends one after the other.
     at_once: Arc<Semaphore>,
+    /// Number of events that wait for a permit.
+    waiting: AtomicUsize,
 }
 
 impl Allowance {
@@ -136,6 +139,7 @@ impl Allowance {
             request_bytes: limits.outbound_request_bytes.get(),
             response_bytes: limits.outbound_response_bytes.get(),
             at_once: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -163,6 +167,11 @@ impl Allowance {
         Target::find(url, &self.origins).map(drop)
     }
 
+    /// Number of events that wait for a permit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Takes the permit of one event, if one is free and nobody waits for it.
     pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.at_once).try_acquire_owned().ok()
@@ -171,8 +180,25 @@ impl Allowance {
     /// Waits for the permit of one event, until `deadline`. Permits are given in the order of the
     /// calls.
     pub(crate) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let _waiting = WaitingGuard::new(&self.waiting);
         let permit = Arc::clone(&self.at_once).acquire_owned();
         tokio::time::timeout_at(deadline.into(), permit).await.ok()?.ok()
+    }
+}
+
+/// Counts an event as waiting while it exists.
+struct WaitingGuard<'a>(&'a AtomicUsize);
+
+impl<'a> WaitingGuard<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for WaitingGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -178,6 +178,11 @@ impl Plugin {
         self.pool.code().ended.cancel();
     }
 
+    /// Awaits `future`. Returns `None` if [`Plugin::end`] is called first.
+    pub async fn until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        self.pool.code().ended.run_until_cancelled(future).await
+    }
+
     /// Returns the bytes that instances of all versions of the plugin use, and the number of
     /// instances of this version, idle ones included.
     pub fn memory_and_instances(&self) -> (usize, usize) {

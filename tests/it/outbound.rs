@@ -39,6 +39,15 @@ async fn call(client: &TestClient, url: &str) -> Value {
     client.ask("call", json!({"url": url})).await[0].clone()
 }
 
+/// Waits until one event waits for its turn to send.
+async fn until_one_waits(host: &TestHost) {
+    eventually("one event waits for its turn", async || {
+        let (_, row) = host.http("/api/plugins/caller", None).await;
+        (row["waiting_requests"] == 1).then_some(())
+    })
+    .await;
+}
+
 fn number(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).expect("a number above zero")
 }
@@ -211,26 +220,73 @@ async fn a_request_ends_before_its_event_so_that_the_handler_can_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missed_deadline_of_an_event_that_has_waited_for_a_service_does_not_count() {
+async fn a_missed_deadline_counts_unless_the_event_has_waited_for_a_service_for_most_of_its_time() {
     let service = Service::start().await;
     let (host, client) = caller(&service, |limits| {
         limits.event_wall_ms = Duration::from_secs(1);
-        limits.breaker_failures = NonZeroU32::new(2).expect("not zero");
+        limits.breaker_failures = NonZeroU32::new(3).expect("not zero");
     })
     .await;
-    let end = |how: &str| json!({"url": service.url("/"), "method": "POST", "body": how});
+    let end =
+        |path: &str, how: &str| json!({"url": service.url(path), "method": "POST", "body": how});
     for _ in 0..3 {
-        let answer = client.ask("end", end("sleep")).await;
+        let answer = client.ask("end", end("/never", "sleep")).await;
         assert_eq!(answer["error"]["code"], "timed_out", "{answer}");
     }
     assert_eq!(host.row("caller").await["failures"], 0);
-    // A trap is the plugin's own failure.
-    for _ in 0..2 {
-        let answer = client.ask("end", end("trap")).await;
-        assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
+    // A service that answers at once is not the cause, nor is it if the handler traps.
+    for (how, code) in [("trap", "plugin_failed"), ("sleep", "timed_out"), ("sleep", "timed_out")] {
+        let answer = client.ask("end", end("/", how)).await;
+        assert_eq!(answer["error"]["code"], code, "{answer}");
     }
-    assert_eq!(host.row("caller").await["failures"], 2);
+    assert_eq!(host.row("caller").await["failures"], 3);
     assert_eq!(client.ask("ping", json!(null)).await["error"]["code"], "unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_waits_for_its_turn_is_called_again_and_nothing_of_the_first_call_counts() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |limits| {
+        limits.outbound_at_once = Some(number(1));
+        limits.outbound_ms = Duration::from_secs(30);
+        limits.event_wall_ms = Duration::from_secs(40);
+        limits.event_cpu_ms = Duration::from_millis(500);
+        limits.breaker_failures = NonZeroU32::MIN;
+        limits.breaker_calls = NonZeroU32::MIN;
+    })
+    .await;
+    let held = client.ask_later(&array("call", json!({"url": service.url("/hold")}))).await;
+    service.until_requests(1).await;
+    let other = host.client().await;
+    // Two such calls need more processor time than an event may use. The handler would trap if its
+    // request was refused.
+    let call = json!({"url": service.url("/"), "work_ms": 300});
+    let waiting = other.ask_later(&array("must", call)).await;
+    // It has begun, and given its instance back: the other one belongs to the first event.
+    until_one_waits(&host).await;
+    service.release(1);
+    assert_eq!(held.await.expect("an answer")[0]["status"], 200);
+    assert_eq!(waiting.await.expect("an answer"), json!(200));
+    let row = host.row("caller").await;
+    assert_eq!((&row["failures"], &row["state"]), (&json!(0), &json!("active")), "{row}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_not_told_to_repeat_an_event_whose_handler_has_sent_a_request() {
+    let service = Service::start().await;
+    let (_host, client) = caller(&service, |_| {}).await;
+    for how in ["busy", "unavailable"] {
+        let end = json!({"url": service.url("/"), "method": "POST", "body": how});
+        let answer = client.ask("end", end).await;
+        assert_eq!(answer["error"]["retry"], "unsafe", "{answer}");
+    }
+    // A request that was not sent has no consequences.
+    let end = json!({"url": "https://other.test/", "method": "POST", "body": "busy"});
+    let answer = client.ask("end", end).await;
+    assert_eq!(
+        (&answer["error"]["code"], &answer["error"]["retry"]),
+        (&json!("busy"), &json!("safe"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +374,7 @@ async fn as_many_requests_are_sent_at_once_as_is_set_and_others_wait_in_their_ti
     let began = Instant::now();
     let late = json!({"url": service.url("/late"), "timeout_ms": 300});
     let refused = other.ask("call", late).await;
-    assert_eq!(refused[0]["code"], "limit", "{refused}");
+    assert_eq!(refused[0]["code"], "busy", "{refused}");
     assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
     service.release(1);
     assert_eq!(first.await.expect("an answer")[0]["status"], 200);
@@ -385,6 +441,7 @@ async fn a_request_ends_with_its_event() {
         limits.outbound_ms = Duration::from_secs(60);
         limits.event_wall_ms = Duration::from_secs(60);
         limits.drain_ms = Duration::from_millis(200);
+        limits.outbound_at_once = Some(number(1));
     })
     .await;
     // A handler that traps or refuses after its request.
@@ -394,9 +451,12 @@ async fn a_request_ends_with_its_event() {
         assert!(!answer["error"].is_null(), "{answer}");
         service.until_open(0).await;
     }
-    // The version is replaced, and the event may not end in time.
-    let answer = client.ask_later(&array("call", json!({"url": service.url("/never")}))).await;
+    // The version is replaced. One event waits for a response, one for its turn.
+    let call = array("call", json!({"url": service.url("/never")}));
+    let (sent, other) = (client.ask_later(&call).await, host.client().await);
     service.until_open(1).await;
+    let waiting = other.ask_later(&call).await;
+    until_one_waits(&host).await;
     let settings = format!(
         "[limits]\nregister_cpu_ms = 10_000\n[plugins.caller]\nevent_cpu_ms = 999\n\
          outbound = [\"{}\"]\n",
@@ -404,24 +464,39 @@ async fn a_request_ends_with_its_event() {
     );
     std::fs::write(host.data().join("sockhop.toml"), settings).expect("a file");
     assert_eq!(host.http("/api/reload", Some(json!({}))).await.0, 200);
-    let answer = answer.await.expect("an answer");
-    assert_eq!(answer["error"]["code"], "timed_out", "{answer}");
+    for answer in [sent, waiting] {
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer["error"]["code"], "timed_out", "{answer}");
+    }
     service.until_open(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_client_has_left_ends_and_its_request_with_it() {
+async fn an_event_whose_client_has_left_goes_on_and_its_request_ends_with_it() {
     let service = Service::start().await;
     let (host, client) = caller(&service, |limits| {
-        limits.outbound_ms = Duration::from_millis(800);
+        limits.outbound_ms = Duration::from_secs(60);
+        limits.event_wall_ms = Duration::from_secs(1);
     })
     .await;
-    let _answer = client.ask_later(&array("call", json!({"url": service.url("/never")}))).await;
+    let _answer = client.ask_later(&array("add", json!({"url": service.url("/hold")}))).await;
+    service.until_requests(1).await;
+    drop(client);
+    let client = host.client().await;
+    service.release(1);
+    // Every received event is handled: both count.
+    let mut bumped = 0;
+    eventually("the event of the client that has left is counted", async || {
+        bumped += 1;
+        (client.ask("bump", json!(null)).await == json!(bumped + 1)).then_some(())
+    })
+    .await;
+    service.until_open(0).await;
+    // The time of the event ends the request, also without the client.
+    let _answer = client.ask_later(&array("add", json!({"url": service.url("/never")}))).await;
     service.until_open(1).await;
     drop(client);
     service.until_open(0).await;
-    let client = host.client().await;
-    assert_eq!(client.ask("ping", json!(null)).await, json!(null));
 }
 
 #[tokio::test(flavor = "multi_thread")]

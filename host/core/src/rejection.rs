@@ -86,7 +86,7 @@ pub enum Rejection {
     /// The plugin, its state or the host can't handle events now.
     Unavailable(String),
     /// The effects of the handler can't be committed now. The host can't tell in each case whether
-    /// the state was written.
+    /// the state was written, or the handler has sent requests to other services.
     NotCommitted(String),
 }
 
@@ -166,6 +166,7 @@ fn row_of_handler(code: &str) -> Row {
         "invalid_payload" => INVALID_PAYLOAD,
         "too_large" | "limit" => TOO_LARGE,
         "unavailable" => UNAVAILABLE,
+        "busy" => BUSY,
         "rate_limited" => RATE_LIMITED,
         _ => REFUSED,
     }
@@ -395,6 +396,7 @@ mod tests {
             Rejection::invalid(text()),
             Rejection::TooLarge(text()),
             Rejection::Unavailable(text()),
+            Rejection::Busy(text()),
             Rejection::RateLimited { message: text(), retry_after: wait },
         ];
         for by_host in by_host {

@@ -35,6 +35,8 @@ struct BoundEvent<'event> {
     event: &'event Arc<Event>,
     /// `None` for a host event.
     inbound: Option<&'event Inbound>,
+    /// `None` if the plugin may send no requests.
+    requests: Option<Arc<EventRequests>>,
 }
 
 /// The result of one run of the handler.
@@ -43,7 +45,8 @@ enum Attempt {
     Done { reply: Json, entry: CommitEntry },
     /// Data that the run has read has changed since. The handler must run again.
     Outdated,
-    /// The handler must run again without the commit lock, after a wait without an instance.
+    /// The handler was stopped. It must run again without the commit lock, after a wait without an
+    /// instance.
     MustSend,
     /// The handler refused the event. The run is valid, so its instance can be kept.
     Refused(Failed),
@@ -62,59 +65,13 @@ impl Dispatcher {
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> Result<Reply, Failed> {
-        let (mut guard, mut budget) = acquire(active, inbound.map(|_| began)).await?;
-        // A host event waits for the commit lock without a limit.
-        let deadline = |budget: &Budget| inbound.map(|_| active.code.deadline(budget));
-        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound };
-        let requests = active.allowance.allows_any().then(Arc::<EventRequests>::default);
-        let (mut runs, mut conflicts, mut must_send) = (0, 0, false);
-        // Only a valid run leaves the loop by `break`, and its instance is kept.
-        let answer = loop {
-            // A request that is not recorded is sent by a run without the lock.
-            let is_optimistic = std::mem::take(&mut must_send) || conflicts < OPTIMISTIC_RUNS;
-            let lock = if is_optimistic {
-                None
-            } else {
-                let store = &active.state.store;
-                Some(store.lock_exclusive(deadline(&budget)).await.ok_or_else(contended)?)
-            };
-            runs += 1;
-            let sending = requests.as_ref().map(|requests| {
-                bound.sending(requests, active.code.deadline(&budget), lock.is_some())
-            });
-            match bound.attempt(&mut guard, &mut budget, sending).await {
-                Attempt::Done { reply, entry } => {
-                    match bound.commit_and_apply(entry, lock, deadline(&budget)).await? {
-                        Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
-                        None => {
-                            conflicts += 1;
-                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again \
-                                        after a conflict");
-                        }
-                    }
-                }
-                Attempt::Outdated => {
-                    conflicts += 1;
-                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the \
-                                        state that it read has changed");
-                }
-                Attempt::MustSend => {
-                    drop(lock);
-                    drop(guard);
-                    if let Some(requests) = &requests {
-                        requests.wait(&active.allowance).await;
-                    }
-                    guard = bound.acquire_again(&mut budget).await?;
-                    must_send = true;
-                }
-                Attempt::Refused(failed) => break Err(failed),
-                Attempt::RunFailed(failed) => return Err(failed),
-            }
-            // The run has changed the memory of its instance: the next one gets another instance.
-            guard.discard();
-        };
-        guard.keep();
-        answer
+        let requests = active.allowance.allows_any().then(Arc::default);
+        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound, requests };
+        let answer = bound.run_until_valid(began).await;
+        answer.map_err(|failed| match &bound.requests {
+            Some(requests) if requests.were_sent() => failed.after_requests(),
+            _ => failed,
+        })
     }
 }
 
@@ -144,21 +101,86 @@ async fn acquire(
 }
 
 impl BoundEvent<'_> {
-    /// Returns what a run needs to send HTTP requests.
-    fn sending(
-        &self,
-        requests: &Arc<EventRequests>,
-        deadline: Instant,
-        holds_lock: bool,
-    ) -> Box<Sending> {
-        Box::new(Sending {
+    /// See [`Dispatcher::run_until_valid`].
+    async fn run_until_valid(&self, began: Instant) -> Result<Reply, Failed> {
+        let (active, event) = (self.active, self.event);
+        let (mut guard, mut budget) = acquire(active, self.inbound.map(|_| began)).await?;
+        // A host event waits for the commit lock without a limit.
+        let deadline = |budget: &Budget| self.inbound.map(|_| active.code.deadline(budget));
+        let (mut runs, mut conflicts, mut stops, mut must_send) = (0, 0, 0, false);
+        // Only a valid run leaves the loop by `break`, and its instance is kept.
+        let answer = loop {
+            // A request that is not recorded is sent by a run without the lock.
+            let is_optimistic = std::mem::take(&mut must_send) || conflicts < OPTIMISTIC_RUNS;
+            let lock = if is_optimistic {
+                None
+            } else {
+                let store = &active.state.store;
+                Some(store.lock_exclusive(deadline(&budget)).await.ok_or_else(contended)?)
+            };
+            runs += 1;
+            let before = self.requests.as_ref().map(|_| budget.clone());
+            match self.attempt(&mut guard, &mut budget, lock.is_some()).await {
+                Attempt::Done { reply, entry } => {
+                    match self.commit_and_apply(entry, lock, deadline(&budget)).await? {
+                        Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
+                        None => {
+                            conflicts += 1;
+                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again \
+                                        after a conflict");
+                        }
+                    }
+                }
+                Attempt::Outdated => {
+                    conflicts += 1;
+                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the \
+                                        state that it read has changed");
+                }
+                Attempt::MustSend => {
+                    drop((lock, guard));
+                    // The stopped run was in vain, and the handler is not the cause. A handler that
+                    // sends other requests in each run is stopped more often than it may send.
+                    if let Some(before) = before.filter(|_| stops <= active.allowance.requests) {
+                        budget.give_back(&before);
+                    }
+                    stops += 1;
+                    guard = self.wait_to_send(&mut budget).await?;
+                    must_send = true;
+                    // The guard has another instance already.
+                    continue;
+                }
+                Attempt::Refused(failed) => break Err(failed),
+                Attempt::RunFailed(failed) => return Err(failed),
+            }
+            // The run has changed the memory of its instance: the next one gets another instance.
+            guard.discard();
+        };
+        guard.keep();
+        answer
+    }
+
+    /// Returns what the next run needs to send HTTP requests.
+    fn sending(&self, budget: &Budget, holds_lock: bool) -> Option<Box<Sending>> {
+        let requests = self.requests.as_ref()?;
+        requests.begin_run();
+        Some(Box::new(Sending {
             outbound: Arc::clone(&self.dispatcher.outbound),
             metrics: Arc::clone(&self.dispatcher.metrics),
             requests: Arc::clone(requests),
-            deadline,
+            deadline: self.active.code.deadline(budget),
             holds_lock,
             made: 0,
-        })
+        }))
+    }
+
+    /// Waits until the event may send requests, and then for an instance.
+    async fn wait_to_send(&self, budget: &mut Budget) -> Result<InstanceGuard, Failed> {
+        if let Some(requests) = &self.requests {
+            let waited = requests.wait(&self.active.allowance);
+            // A version that is replaced does not let its events wait until their deadline.
+            self.active.code.until_ended(waited).await.ok_or(Rejection::TimedOut)?;
+        }
+        self.acquire_again(budget).await
     }
 
     /// Waits for an instance again, for an event that has given its instance back. This wait of a
@@ -181,18 +203,27 @@ impl BoundEvent<'_> {
         &self,
         guard: &mut InstanceGuard,
         budget: &mut Budget,
-        sending: Option<Box<Sending>>,
+        holds_lock: bool,
     ) -> Attempt {
         let active = self.active;
-        let requests = sending.as_ref().map(|sending| Arc::clone(&sending.requests));
+        let sending = self.sending(budget, holds_lock);
         let run = Run::new(self.event, self.generation, active, &self.dispatcher.rooms, sending);
         let faults = active.state.store.faults();
         let (answer, calls) = match guard.handle(self.event, Box::new(run), budget).await {
             Ok(returned) => returned,
             Err(failure) => {
                 let mut failed = fail(&failure, guard.take_output());
-                failed.is_excused = matches!(failure, Failure::WallExceeded(_))
-                    && requests.is_some_and(|requests| requests.has_waited());
+                if let Some(requests) = &self.requests {
+                    if requests.is_stopped() {
+                        return Attempt::MustSend;
+                    }
+                    // The handler may have trapped because of it.
+                    if requests.is_outdated() && failed.rejection == Rejection::PluginFailed {
+                        return Attempt::Outdated;
+                    }
+                    failed.is_excused = matches!(failure, Failure::WallExceeded(_))
+                        && requests.have_taken_half(active.code.limits().event_wall_ms);
+                }
                 // The handler may have trapped because a call to its state failed.
                 if failed.rejection == Rejection::PluginFailed
                     && active.state.store.faults() != faults
@@ -218,7 +249,6 @@ impl BoundEvent<'_> {
                 return Attempt::RunFailed(failed);
             }
             Some(Discarded::Outdated) => return Attempt::Outdated,
-            Some(Discarded::MustSend) => return Attempt::MustSend,
         }
         let reply = match answer {
             Ok(reply) => reply,

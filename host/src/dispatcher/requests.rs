@@ -1,5 +1,5 @@
 //! The HTTP requests of one event, over all runs of its handler: what was sent and answered, so
-//! that a later run gets the same responses, and whether the event has waited for others.
+//! that a later run gets the same responses, and how long the event has waited for others.
 //!
 //! A request belongs to its place among the requests of a run. If a later run sends another request
 //! in that place, the records from there on are of no use, and are dropped. So at most
@@ -9,7 +9,7 @@
 //! permits keep responses, and an event that waits for one has none.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
@@ -32,12 +32,26 @@ struct Records {
     sent: usize,
     /// The permit to send requests.
     permit: Option<OwnedSemaphorePermit>,
-    /// Until when the event waits for that permit.
-    permit_until: Option<Instant>,
-    /// Whether it has waited in vain.
-    has_waited_in_vain: bool,
-    /// Whether the event has waited for a permit.
-    has_waited: bool,
+    /// The request for which the run was stopped, and until when the event waits for the permit.
+    stopped: Option<([u8; 32], Instant)>,
+    /// The request for which the event has waited in vain.
+    in_vain: Option<[u8; 32]>,
+    /// How long the event has waited, for responses and for the permit.
+    waited: Duration,
+    /// Whether the run has read a state that has changed while the run waited.
+    is_outdated: bool,
+}
+
+/// Counts the time in which it exists as waiting.
+pub(super) struct Waiting<'event> {
+    requests: &'event EventRequests,
+    began: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.requests.records().waited += self.began.elapsed();
+    }
 }
 
 /// What happens to a request.
@@ -84,7 +98,7 @@ impl EventRequests {
             return Next::Recorded(answer.clone());
         }
         records.answered.truncate(place);
-        if std::mem::take(&mut records.has_waited_in_vain) {
+        if records.in_vain.take().is_some_and(|request| request == *digest) {
             return Next::NoPermit;
         }
         if records.sent >= max {
@@ -112,29 +126,60 @@ impl EventRequests {
         self.records().answered.push((digest, answer.clone()));
     }
 
-    /// Notes that the event must wait, without an instance, until it may send; at most until a
-    /// time.
-    pub(super) fn must_wait(&self, until: Instant) {
-        self.records().permit_until = Some(until);
+    /// Notes that the run is stopped for a request: the event must wait without an instance until
+    /// it may send, at most until a time.
+    pub(super) fn stop(&self, digest: [u8; 32], until: Instant) {
+        self.records().stopped = Some((digest, until));
     }
 
-    /// Waits for the permit, if the event has none.
+    /// Whether the run was stopped.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.records().stopped.is_some()
+    }
+
+    /// Waits for the permit for which the run was stopped, if the event has none.
     pub(super) async fn wait(&self, allowance: &Allowance) {
-        if self.records().permit.is_some() {
-            return;
-        }
-        let until = self.records().permit_until.take().unwrap_or_else(Instant::now);
+        let (stopped, is_permitted) = {
+            let mut records = self.records();
+            (records.stopped.take(), records.permit.is_some())
+        };
+        let (Some((digest, until)), false) = (stopped, is_permitted) else { return };
+        let waiting = self.waiting();
         let permit = allowance.permit(until).await;
+        drop(waiting);
         let mut records = self.records();
-        records.has_waited = true;
-        records.has_waited_in_vain = permit.is_none();
+        records.in_vain = permit.is_none().then_some(digest);
         records.permit = permit;
     }
 
-    /// Whether the event has waited for others.
-    pub(super) fn has_waited(&self) -> bool {
-        let records = self.records();
-        records.sent > 0 || records.has_waited
+    /// The event waits for others while the result exists.
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        Waiting { requests: self, began: Instant::now() }
+    }
+
+    /// Whether the event has waited for others for at least half of its time.
+    pub(super) fn have_taken_half(&self, wall: Duration) -> bool {
+        self.records().waited >= wall / 2
+    }
+
+    /// Whether a request was sent.
+    pub(super) fn were_sent(&self) -> bool {
+        self.records().sent > 0
+    }
+
+    /// Forgets what is only about the run before.
+    pub(super) fn begin_run(&self) {
+        self.records().is_outdated = false;
+    }
+
+    /// Notes that the run has read a state that has changed while the run waited.
+    pub(super) fn note_outdated(&self) {
+        self.records().is_outdated = true;
+    }
+
+    /// Whether the run has read such a state.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.records().is_outdated
     }
 
     /// The lock is held for a few operations, and never across an await.

@@ -47,7 +47,7 @@ pub(super) struct Run {
     discarded: Option<Box<Discarded>>,
 }
 
-/// Why a run must be discarded: a call of the handler failed, and the handler is not the cause.
+/// Why a run must be discarded: a call to the state failed, and the handler is not the cause.
 #[derive(Debug)]
 pub(super) enum Discarded {
     /// The run read a state that has changed since, and could not read the rest of it. The handler
@@ -55,9 +55,6 @@ pub(super) enum Discarded {
     Outdated,
     /// The state can't be read or written now.
     Rejected(Failed),
-    /// The run must wait to send an HTTP request, and must not wait now: it holds the plugin's
-    /// commit lock, or would keep an instance that other events need. The handler must run again.
-    MustSend,
 }
 
 struct RoomChanges {
@@ -149,7 +146,6 @@ impl Run {
         let message = match &reason {
             Discarded::Outdated => "the state has changed meanwhile; the event is handled again",
             Discarded::Rejected(_) => "the state can't be used now",
-            Discarded::MustSend => "the request has to wait; the event is handled again",
         };
         self.discarded.get_or_insert_with(|| Box::new(reason));
         Refusal::new("unavailable", message)
@@ -165,7 +161,12 @@ impl Run {
                 Refusal::limit(error.to_string())
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
-            ViewError::Outdated => self.discard(Discarded::Outdated),
+            ViewError::Outdated => {
+                if let Some(sending) = &self.sending {
+                    sending.requests.note_outdated();
+                }
+                self.discard(Discarded::Outdated)
+            }
             ViewError::Contended => self.discard(Discarded::Rejected(contended().into())),
             ViewError::Store(error) => {
                 let fault = log::Fault::new(format!("state not read: {}", ErrorChain(&error)));

@@ -175,11 +175,22 @@ pub trait TimerCalls {
     fn fired_timer(&self) -> Option<&FiredTimer>;
 }
 
+/// The host stops the handler: its run is of no use, and the event is handled again.
+#[derive(Debug, thiserror::Error)]
+#[error("the host has stopped the handler, and handles the event again")]
+pub struct Stopped;
+
 /// The interface `http`: a handler sends requests to other services.
 pub trait HttpCalls {
     /// Sends a request, and waits for the whole response. It does not block the worker thread.
     ///
+    /// The inner result is the handler's: the response, or why there is none (`not_allowed`,
+    /// `misuse`, `limit`, `busy`, `timeout`, `unreachable`, `response_too_large`).
+    ///
     /// # Errors
-    /// `not_allowed`, `misuse`, `limit`, `timeout`, `unreachable`, `response_too_large`.
-    fn send(&mut self, request: Request) -> BoxFuture<'_, Result<Response, Refusal>>;
+    /// The handler must be stopped.
+    fn send(
+        &mut self,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Result<Response, Refusal>, Stopped>>;
 }

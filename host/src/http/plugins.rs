@@ -156,6 +156,8 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         );
         let origins = active.map(|active| active.allowance.origins());
         members.insert("outbound".to_owned(), json!(origins));
+        let waiting = active.map(|active| active.allowance.waiting());
+        members.insert("waiting_requests".to_owned(), json!(waiting));
         members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
     }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {

@@ -17,7 +17,7 @@ wasmtime::component::bindgen!({
     exports: { default: async },
     imports: {
         "sockhop:plugin/state.next-id": async,
-        "sockhop:plugin/http.send": async,
+        "sockhop:plugin/http.send": async | trappable,
     },
     // The event's strings are borrowed, not copied, when they are lowered into the guest.
     ownership: Borrowing { duplicate_if_necessary: true },

@@ -34,6 +34,11 @@ impl Budget {
         self.began += by;
     }
 
+    /// Gives back the CPU time that was used since `earlier`, a copy of this budget.
+    pub fn give_back(&mut self, earlier: &Self) {
+        (self.cpu_left, self.ran) = (earlier.cpu_left, earlier.ran);
+    }
+
     /// When the event began.
     pub(super) fn began(&self) -> Instant {
         self.began

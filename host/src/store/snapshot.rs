@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,6 +94,8 @@ pub(super) struct Snapshot {
     store: Arc<Store>,
     number: u64,
     pinned: Pinned,
+    /// Whether the view itself has ended the transaction.
+    is_released: AtomicBool,
     /// The row `meta` at the beginning of the transaction.
     pub(super) meta: Meta,
 }
@@ -110,14 +113,24 @@ impl Snapshot {
         let number = readers.next;
         readers.open.insert(number, (Instant::now(), Arc::clone(&pinned)));
         drop(readers);
-        Ok(Self { store: Arc::clone(store), number, pinned, meta })
+        let (store, is_released) = (Arc::clone(store), AtomicBool::new(false));
+        Ok(Self { store, number, pinned, is_released, meta })
     }
 }
 
 impl Snapshot {
-    /// Ends the transaction. The next read takes a new snapshot, as if the store had ended this
-    /// one.
-    pub(super) fn end(&self) {
+    /// Ends the transaction, because the view waits for something else. The next read takes a new
+    /// snapshot, as if the store had ended this one.
+    pub(super) fn release(&self) {
+        self.is_released.store(true, Ordering::Relaxed);
+        self.end();
+    }
+
+    fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
         lock(&self.store.readers).open.remove(&self.number);
         let connection = lock(&self.pinned).take();
         if let Some(connection) = connection {
@@ -146,6 +159,8 @@ pub(super) fn read<T>(
         Err(ViewError::Store(error)) => {
             store.health.failed(FailureKind::Read, ErrorChain(error).to_string())
         }
+        // This is what a view expects that has waited. It is no fault of the store.
+        Err(ViewError::Outdated) if snapshot.as_ref().is_some_and(Snapshot::is_released) => {}
         Err(ViewError::Outdated) => store.health.count_fault(),
         Err(_) => {}
     }

@@ -194,7 +194,7 @@ impl View {
     /// changed meanwhile.
     pub(crate) fn end_snapshot(&self) {
         if let Some(snapshot) = &self.snapshot {
-            snapshot.end();
+            snapshot.release();
         }
     }
 

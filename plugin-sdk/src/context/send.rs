@@ -41,10 +41,11 @@ impl Context {
     /// # Errors
     /// `not_allowed`: the operator does not list the origin, or its address is not allowed.
     /// `misuse`: the method, the URL or a header is invalid. `limit`: by default, more than 8
-    /// requests in one event, a request of more than 256 KiB, or other requests of the plugin took
-    /// all of the time. `timeout`: there was no response within 3 s by default, or within the time
-    /// that the event has left. `unreachable`: the name was not resolved, or the connection, TLS or
-    /// the protocol failed. `response_too_large`: by default, a body of more than 1 MiB.
+    /// requests in one event, or a request of more than 256 KiB. `busy`: other requests of the
+    /// plugin took all of the time. `timeout`: there was no response within 3 s by default, or
+    /// within the time that the event has left. `unreachable`: the name was not resolved, or the
+    /// connection, TLS or the protocol failed. `response_too_large`: by default, a body of more than
+    /// 1 MiB.
     pub fn send(&self, request: Request) -> Result<Response> {
         #[cfg(target_family = "wasm")]
         return crate::imports::http::send(request.0).map(Response);

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, reason = "nobody reads it")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ struct Call {
     timeout_ms: Option<u64>,
     /// How often the request is sent, one after the other.
     times: Option<u32>,
+    /// Processor time before the request.
+    work_ms: Option<u64>,
 }
 
 #[derive(Serialize, JsonSchema, Default)]
@@ -69,6 +71,18 @@ fn call(ctx: &Context, call: Call) -> Result<Vec<Called>> {
     Ok((0..call.times.unwrap_or(1)).map(|_| send(ctx, &call)).collect())
 }
 
+/// Uses the processor, and traps if the request has no response.
+fn must(ctx: &Context, call: Call) -> Result<u16> {
+    let until = Duration::from_millis(call.work_ms.unwrap_or(0));
+    let began = Instant::now();
+    while began.elapsed() < until {
+        std::hint::spin_loop();
+    }
+    #[allow(clippy::expect_used, reason = "this is what it is for")]
+    let response = ctx.send(request(&call)).expect("a response");
+    Ok(response.status())
+}
+
 /// Passes a refusal on.
 fn pass(ctx: &Context, call: Call) -> Result<u16> {
     Ok(ctx.send(request(&call))?.status())
@@ -97,11 +111,13 @@ fn add_numbered(ctx: &Context, mut call: Call) -> Result<u64> {
     Ok(before + 1)
 }
 
-/// Reads the counter before and after a request.
+/// Reads the counter before and after a request. Traps if it can't.
 fn read_twice(ctx: &Context, call: Call) -> Result<(u64, u64)> {
     let before: u64 = ctx.state().get("counter")?.unwrap_or(0);
     send(ctx, &call);
-    Ok((before, ctx.state().get("counter")?.unwrap_or(0)))
+    #[allow(clippy::expect_used, reason = "this is what it is for")]
+    let after: Option<u64> = ctx.state().get("counter").expect("the counter");
+    Ok((before, after.unwrap_or(0)))
 }
 
 fn bump(ctx: &Context, _: ()) -> Result<u64> {
@@ -120,7 +136,7 @@ fn end(ctx: &Context, call: Call) -> Result {
             std::thread::sleep(Duration::from_secs(600));
             Ok(())
         }
-        _ => Err(Refusal::new("no", "as asked")),
+        how => Err(Refusal::new(how.unwrap_or("no"), "as asked")),
     }
 }
 
@@ -131,6 +147,7 @@ fn ping(_: &Context, _: ()) -> Result {
 fn plugin() -> Plugin {
     Plugin::new("caller", "1.0.0", "Sends HTTP requests")
         .on("call", call)
+        .on("must", must)
         .on("pass", pass)
         .on("add", add)
         .on("add_numbered", add_numbered)

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use crate::dispatcher::requests::{EventRequests, Next, digest};
-use crate::effect::{HttpCalls, Request, Response};
+use crate::effect::{HttpCalls, Request, Response, Stopped};
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, SendError};
 use crate::rejection::Refusal;
 
-use super::{Discarded, Run};
+use super::Run;
 
 /// A request ends so long before the time of its event, or a quarter of that time if it is shorter:
 /// enough for a handler to handle a timeout and to answer.
@@ -46,32 +46,32 @@ impl Run {
         own.min(event.checked_sub(margin).unwrap_or(event))
     }
 
-    async fn answer(&mut self, request: Request) -> Result<Response, Refusal> {
+    async fn answer(&mut self, request: Request) -> Result<Result<Response, Refusal>, Stopped> {
         let max = self.active.allowance.requests;
         let too_many =
             || Refusal::limit(format!("an event may send at most {max} requests, with its reruns"));
         let no_origin = || SendError::NotAllowed("no origin is listed".to_owned());
-        let sending = self.sending.as_mut().ok_or_else(no_origin)?;
+        let Some(sending) = self.sending.as_mut() else { return Ok(Err(no_origin().into())) };
         let (place, holds_lock, deadline) = (sending.made, sending.holds_lock, sending.deadline);
         if place >= max {
-            return Err(too_many());
+            return Ok(Err(too_many()));
         }
         sending.made += 1;
         let (requests, outbound) = (Arc::clone(&sending.requests), Arc::clone(&sending.outbound));
         let digest = digest(&request);
         match requests.next(place, &digest, max) {
-            Next::Recorded(answer) => return answer,
+            Next::Recorded(answer) => return Ok(answer),
             Next::TooMany => {
                 let refused = Err(too_many());
                 self.note(&request.url, &refused, None);
-                return refused;
+                return Ok(refused);
             }
             Next::NoPermit => {
                 let message = "other requests of the plugin took all of the time";
-                let refused = Err(Refusal::limit(message));
+                let refused = Err(Refusal::new("busy", message));
                 requests.record(digest, &refused);
                 self.note(&request.url, &refused, None);
-                return refused;
+                return Ok(refused);
             }
             Next::New => {}
         }
@@ -80,12 +80,12 @@ impl Run {
             let refused = Err(SendError::Timeout.into());
             requests.record(digest, &refused);
             self.note(&request.url, &refused, None);
-            return refused;
+            return Ok(refused);
         }
         // Nobody waits under the lock, which others need.
         if holds_lock || !requests.may_send(&self.active.allowance) {
-            requests.must_wait(until);
-            return Err(self.discard(Discarded::MustSend));
+            requests.stop(digest, until);
+            return Err(Stopped);
         }
         if let Some(view) = &self.view {
             view.end_snapshot();
@@ -93,11 +93,13 @@ impl Run {
         requests.sending();
         let url = request.url.clone();
         let began = Instant::now();
+        let waiting = requests.waiting();
         let answer = outbound.send(&self.active.allowance, request, until).await;
+        drop(waiting);
         let answer = answer.map_err(Refusal::from);
         requests.record(digest, &answer);
         self.note(&url, &answer, Some(began.elapsed()));
-        answer
+        Ok(answer)
     }
 
     /// Counts a request and logs it, without its path, its headers and its body. A guest may hide
@@ -121,16 +123,19 @@ impl Run {
 }
 
 impl HttpCalls for Run {
-    fn send(&mut self, request: Request) -> BoxFuture<'_, Result<Response, Refusal>> {
+    fn send(
+        &mut self,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Result<Response, Refusal>, Stopped>> {
         Box::pin(async move {
             // The run is discarded anyway, so it sends nothing more.
             if self.discarded.is_some() {
-                return Err(self.discard(Discarded::MustSend));
+                return Err(Stopped);
             }
             if let Err(refusal) = self.check_request(&request) {
                 let refused = Err(refusal);
                 self.note(&request.url, &refused, None);
-                return refused;
+                return Ok(refused);
             }
             self.answer(request).await
         })
