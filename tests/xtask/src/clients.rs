@@ -191,6 +191,19 @@ fn once_for(
     install: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let wanted = fs::read(lock).map_err(|error| cannot("read", lock, &error))?;
+    once_with(&wanted, stamp, install)
+}
+
+/// Runs `install` unless it has succeeded before with this content of the stamp.
+///
+/// # Errors
+///
+/// Returns the error of `install`, or an error if the stamp can't be written.
+pub(crate) fn once_with(
+    wanted: &[u8],
+    stamp: &Path,
+    install: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     if fs::read(stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 mod artifacts;
 mod bench;
 mod clients;
+mod guests;
 mod pgo;
 mod report;
 mod suite;
@@ -42,7 +43,7 @@ cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.I
 cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are \
                     those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
-cargo xtask guests          build the plugins that only tests load
+cargo xtask guests          build the plugins in Rust that only tests load
 cargo xtask help            show this
 
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, \
@@ -161,10 +162,14 @@ fn test() -> Result<(), Failure> {
         tools::PYTHON_VENV,
     ])?;
     let workspace = Workspace::find()?;
-    let mut steps = Steps::of(12);
+    let mut steps = Steps::of(14);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(&workspace))?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
+    steps.step("plugins that only tests load, in JavaScript", || {
+        guests::build_javascript(&workspace)
+    })?;
+    steps.step("plugins that only tests load, in Python", || guests::build_python(&workspace))?;
     steps.step("host (the first time takes some minutes)", || {
         workspace.forget_compiled()?;
         workspace.build_host()
