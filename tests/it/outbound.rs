@@ -1,6 +1,8 @@
 //! HTTP requests of plugins: where they may go, what they get, and that nobody else waits for them.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,14 +11,14 @@ use sockhop_tests::{
     HostProcess, Identity, Service, TestClient, TestHost, directory_of, eventually, guest,
 };
 
-/// Lists origins for the plugin `caller`.
-fn list(config: &mut Config, origins: &[(String, bool)]) {
-    let mut settings = config.of_plugin("caller");
+/// Lists origins for a plugin.
+fn list(config: &mut Config, plugin: &str, origins: &[(String, bool)]) {
+    let mut settings = config.of_plugin(plugin);
     settings.outbound = origins
         .iter()
         .map(|(origin, is_private)| ListedOrigin::parse(origin, *is_private).expect("an origin"))
         .collect();
-    config.plugins.by_name.insert("caller".to_owned(), settings);
+    config.plugins.by_name.insert(plugin.to_owned(), settings);
 }
 
 fn origin(service: &Service) -> String {
@@ -27,7 +29,7 @@ fn origin(service: &Service) -> String {
 async fn caller(service: &Service, change: impl FnOnce(&mut Limits)) -> (TestHost, TestClient) {
     let host = TestHost::with(&[guest("caller")], |config| {
         change(&mut config.limits);
-        list(config, &[(origin(service), false)]);
+        list(config, "caller", &[(origin(service), false)]);
     })
     .await;
     let client = host.client().await;
@@ -102,7 +104,7 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     let (of_listed, of_other) = (listed.address.port(), other.address.port());
     let host = TestHost::with(&[guest("caller")], |config| {
         let name = format!("http://localhost:{of_other}");
-        list(config, &[(origin(&listed), false), (name, false)]);
+        list(config, "caller", &[(origin(&listed), false), (name, false)]);
     })
     .await;
     let client = host.client().await;
@@ -125,7 +127,7 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     assert_eq!((listed.connections(), other.connections()), (3, 0));
     // A name is found if the operator allows its private address.
     let host = host.restart_with(|config| {
-        list(config, &[(format!("http://localhost:{of_other}"), true)]);
+        list(config, "caller", &[(format!("http://localhost:{of_other}"), true)]);
     });
     let host = host.await;
     let client = host.client().await;
@@ -546,7 +548,7 @@ async fn tls_is_verified_with_the_configured_authorities() {
         config.outbound.ca_file = Some(file);
         let named = (url("localhost", &service), true);
         let unknown = (url("127.0.0.1", &unknown), false);
-        list(config, &[named, (url("127.0.0.1", &service), false), unknown]);
+        list(config, "caller", &[named, (url("127.0.0.1", &service), false), unknown]);
     })
     .await;
     let client = host.client().await;
@@ -581,4 +583,60 @@ async fn tls_is_verified_with_the_authorities_of_the_machine_if_none_are_configu
         assert_eq!(called["code"], code, "{origin}: {called}");
     }
     assert_eq!((service.requests().len(), unknown.requests().len()), (1, 0));
+}
+
+/// Sends the event with each of the payloads by the official JavaScript client, and returns the
+/// answers.
+async fn ask_by_stock_client(host: &TestHost, event: &str, payloads: &Value) -> Value {
+    const SCRIPT: &str = r#"
+        import { io } from "socket.io-client";
+        const [url, event, payloads] = process.argv.slice(1);
+        const socket = io(url, { reconnection: false });
+        socket.on("connect_error", (error) => { throw error; });
+        const answers = [];
+        for (const payload of JSON.parse(payloads)) {
+            answers.push(await socket.timeout(30_000).emitWithAck(event, payload));
+        }
+        console.log(JSON.stringify(answers));
+        socket.disconnect();
+    "#;
+    let packages = std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/javascript"),
+        PathBuf::from,
+    );
+    let mut node = Command::new("node");
+    node.current_dir(packages).args(["--input-type=module", "--eval", SCRIPT, "--"]).args([
+        &host.url,
+        event,
+        &payloads.to_string(),
+    ]);
+    let output = tokio::task::spawn_blocking(move || node.output());
+    let output = output.await.expect("a task that ends").expect("Node.js");
+    let (answers, errors) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(answers).unwrap_or_else(|error| panic!("{error}: {errors}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rust_a_javascript_and_a_python_guest_each_reach_an_allowed_origin_and_no_other() {
+    let (listed, other) = (Service::start().await, Service::start().await);
+    let plugins = ["caller", "caller_javascript", "caller_python"];
+    let host = TestHost::with(&plugins.map(guest), |config| {
+        // A Python plugin needs up to 20 s of CPU time by an optimised compiler.
+        config.limits.compile_ms = Duration::from_secs(300);
+        for plugin in plugins {
+            list(config, plugin, &[(origin(&listed), false)]);
+        }
+    })
+    .await;
+    let urls = json!([listed.url("/"), other.url("/")]);
+    let calls = json!([{"url": listed.url("/")}, {"url": other.url("/")}]);
+    let answers = ask_by_stock_client(&host, "call", &calls).await;
+    assert_eq!((&answers[0][0]["status"], &answers[0][0]["body"]), (&json!(200), &json!("hello")));
+    assert_eq!(answers[1][0]["code"], "not_allowed", "{answers}");
+    for event in ["call_javascript", "call_python"] {
+        let answers = ask_by_stock_client(&host, event, &urls).await;
+        let expected = json!([{"status": 200, "body": "hello"}, {"code": "not_allowed"}]);
+        assert_eq!(answers, expected, "{event}");
+    }
+    assert_eq!((listed.requests().len(), other.connections()), (3, 0));
 }
