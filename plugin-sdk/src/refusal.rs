@@ -12,8 +12,9 @@ pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 /// If a handler returns a refusal, nothing that the handler did is applied. Its code decides what
 /// the client receives:
 ///
-/// - `forbidden`, `unauthorized`, `invalid_payload`, `too_large`, `rate_limited` and `unavailable`
-///   reach the client unchanged, and `limit` as `too_large`.
+/// - `forbidden`, `unauthorized`, `invalid_payload`, `too_large`, `rate_limited`, `unavailable` and
+///   `timed_out` reach the client unchanged, and `limit` as `too_large`. `timed_out` means that
+///   another service has not answered, and may have done what it was asked for.
 /// - `misuse`, `undeclared`, `invalid_data`, `corrupt_state` and [`internal`](Self::internal) are
 ///   failures of the plugin, which no client can correct. They count like a trap and reach the
 ///   client as `plugin_failed`. Only the operator sees the message. The host refuses calls with the

@@ -168,6 +168,7 @@ fn row_of_handler(code: &str) -> Row {
         "unavailable" => UNAVAILABLE,
         "busy" => BUSY,
         "rate_limited" => RATE_LIMITED,
+        "timed_out" => TIMED_OUT,
         _ => REFUSED,
     }
 }
@@ -412,6 +413,9 @@ mod tests {
             assert_eq!(shape(&by_handler), shape(&by_host));
             assert_eq!((by_host.origin(), by_handler.origin()), (Origin::Host, Origin::Handler));
         }
+        let late = Rejection::from_handler(Refusal::new("timed_out", text()));
+        assert_eq!((late.code(), late.status(), late.reason()), ("timed_out", 504, None));
+        assert_eq!((late.retry(), late.origin()), (Retry::Unsafe, Origin::Handler));
         let limited = Rejection::from_handler(Refusal::new("rate_limited", text()));
         assert_eq!(limited.document(Some("e"), "i")["retry_after_ms"], json!(250));
     }
