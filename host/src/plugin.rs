@@ -69,9 +69,8 @@ impl Code {
         let limits = Arc::new(settings.limits.clone());
         let version = Some(registration.version.clone());
         let output = Arc::new(output::Output::new(&registration.name, version, &limits));
-        let config =
-            settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let (config, ended) = (Arc::new(config), CancellationToken::new());
+        let config = Arc::new(state::variables(&settings.config));
+        let ended = CancellationToken::new();
         Self { engine, pre, limits, config, output, memory, ended }
     }
 }
@@ -95,7 +94,7 @@ impl Plugin {
     /// Creates a plugin from `candidate`, with the settings for its name. `memory` counts the bytes
     /// that the instances of all versions of the plugin use.
     pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
-        let Candidate { registration, file, digest, engine, pre } = candidate;
+        let Candidate { registration, file, digest, engine, pre, .. } = candidate;
         let code = Code::new(engine, pre, &registration, settings, memory);
         let instances = code.engine.instances(&code.limits);
         let pool = pool::Pool::new(code, settings.instance_policy, instances);

@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,8 @@ pub struct Reloader {
     commands: mpsc::Receiver<Submitted>,
     /// Notified when the breaker of a plugin opens.
     alarm: Arc<Notify>,
+    /// Those who wait until the settings in force apply to all plugins.
+    applying: Vec<oneshot::Sender<()>>,
     /// Lowers the priority of this thread below that of the threads that serve events. `None` once
     /// it is called.
     lower_priority: Option<fn()>,
@@ -97,7 +99,8 @@ impl Reloader {
             Arc::clone(&operator),
             kept_dir,
         );
-        Self { scanner, publisher, operator, commands, alarm, lower_priority: None }
+        let (applying, lower_priority) = (Vec::new(), None);
+        Self { scanner, publisher, operator, commands, alarm, applying, lower_priority }
     }
 
     /// Calls `lower_priority` on the thread of the reloader once the first plugin serves. Before
@@ -171,9 +174,11 @@ impl Reloader {
                 }
                 Some(submitted) = self.commands.recv() => self.carry_out(submitted),
                 Some((job, result)) = self.publisher.inventory.loads.next() => {
+                    let was_up_to_date = self.publisher.inventory.is_up_to_date();
                     self.record_load(job, result);
+                    let is_now = !was_up_to_date && self.publisher.inventory.is_up_to_date();
                     // Otherwise it is published with the results of the last scan.
-                    if self.scanner.batch_until().is_none() {
+                    if is_now || self.scanner.batch_until().is_none() {
                         self.publisher.publish(&mut self.scanner);
                     }
                 }
@@ -195,7 +200,19 @@ impl Reloader {
             if self.publisher.next_check_at().is_some_and(|at| at <= now) {
                 self.publisher.publish(&mut self.scanner);
             }
+            self.report_applied();
             self.yield_once_served();
+        }
+    }
+
+    /// Reports that the settings in force apply, once all plugins whose declarations depend on them
+    /// are published.
+    fn report_applied(&mut self) {
+        if self.publisher.inventory.is_up_to_date() {
+            for done in self.applying.drain(..) {
+                // The send fails only if nobody waits for it.
+                let _ = done.send(());
+            }
         }
     }
 
@@ -251,8 +268,7 @@ impl Reloader {
                 }
                 self.load_due();
                 self.publisher.publish(&mut self.scanner);
-                // The send fails only if nobody waits for it.
-                let _ = done.send(());
+                self.applying.push(done);
             }
         }
     }

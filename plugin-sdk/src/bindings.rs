@@ -15,7 +15,7 @@ pub use crate::imports::generated;
 
 /// Implements the export `register` for `export!`.
 pub fn register(plugin: &Plugin) -> Result<(), types::Refusal> {
-    let registered = plugin.register(&Component).map_err(Into::into);
+    let registered = plugin.register_under(&Component, &Component).map_err(Into::into);
     flush();
     registered
 }

@@ -205,6 +205,15 @@ impl Context {
         self.host.emit(to, event.name(), &event.encode(data)?, attachments)
     }
 
+    /// Emits `event`, which [`Plugin::emits_json`](crate::Plugin::emits_json) declares, with data
+    /// that is JSON text.
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit), and `invalid_data` if `data` is not JSON.
+    pub fn emit_json(&self, to: Target, event: &str, data: &str) -> Result {
+        self.host.emit(to, event, data, &[])
+    }
+
     /// Joins the caller to `room`. If the caller is already in it, nothing changes.
     /// [`join_others`](Self::join_others) joins others.
     ///

@@ -113,6 +113,7 @@ pub(crate) trait IdentityCalls {
 /// WASI's interface `wasi:config/store`.
 pub(crate) trait SettingCalls {
     fn setting(&self, name: &str) -> Option<String>;
+    fn setting_names(&self) -> Vec<String>;
 }
 
 /// The interface `state`.

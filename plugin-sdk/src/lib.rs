@@ -228,6 +228,7 @@ mod json;
 mod emits;
 #[cfg(target_family = "wasm")]
 mod imports;
+mod settings;
 mod state;
 
 mod context;
@@ -253,6 +254,7 @@ pub use level::Level;
 pub use plugin::Plugin;
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use route::Route;
+pub use settings::Settings;
 #[doc(inline)]
 pub use sockhop_core::effect::{Target, Who};
 pub use state::{Scan, State};

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::OnceLock;
 
 use sockhop_core::name::host_event;
 use sockhop_core::timer::EVENT_PREFIX;
@@ -14,10 +15,11 @@ use crate::event::Event;
 use crate::handlers::{
     ErasedHandler, Handler, erase, erase_timed, erase_without_data, has_no_reply,
 };
-use crate::host::{Host, Registry};
+use crate::host::{Host, Registry, SettingCalls};
 use crate::json::{Output, Payload, output_schema, payload_schema};
 use crate::refusal::{Refusal, Result};
 use crate::route::Route;
+use crate::settings::Settings;
 use crate::timer::{Cron, Timer};
 
 /// A plugin: its name, the events that it handles and emits, and its rooms.
@@ -31,15 +33,36 @@ pub struct Plugin {
     version: Cow<'static, str>,
     description: Cow<'static, str>,
     declarations: Vec<Declaration>,
+    /// Returns the plugin with the declarations that depend on its settings.
+    configure: Option<Configure>,
+    /// The result of `configure`.
+    configured: OnceLock<Result<Vec<Declaration>>>,
 }
 
-/// One declaration of a plugin. Schemas are functions, because only `register` needs them, and it
-/// runs once for each load.
+type Configure = Box<dyn Fn(Plugin, &Settings<'_>) -> Result<Plugin> + Send + Sync>;
+
+/// A JSON Schema. That of a type is a function, because only `register` needs it, and it runs once
+/// for each load.
+enum Schema {
+    OfType(fn() -> String),
+    Text(String),
+}
+
+impl Schema {
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::OfType(schema) => Cow::Owned(schema()),
+            Self::Text(text) => Cow::Borrowed(text),
+        }
+    }
+}
+
+/// One declaration of a plugin.
 enum Declaration {
     Handles {
         event: Cow<'static, str>,
-        data: fn() -> String,
-        reply: Option<fn() -> String>,
+        data: Schema,
+        reply: Option<Schema>,
         handler: ErasedHandler,
     },
     Requires {
@@ -51,9 +74,9 @@ enum Declaration {
         handler: ErasedHandler,
     },
     Emits {
-        event: &'static str,
-        data: fn() -> String,
-        rooms: &'static [&'static str],
+        event: Cow<'static, str>,
+        data: Schema,
+        rooms: Vec<String>,
     },
     Room {
         pattern: Cow<'static, str>,
@@ -97,7 +120,52 @@ impl Plugin {
             version: version.into(),
             description: description.into(),
             declarations: Vec::new(),
+            configure: None,
+            configured: OnceLock::new(),
         }
+    }
+
+    /// Adds the declarations that depend on the plugin's own settings (`[plugins.NAME.config]`).
+    /// `configure` gets this plugin without declarations, and adds some. It is called once in each
+    /// instance. If it refuses, the host refuses to load the plugin, and shows the operator the
+    /// message.
+    ///
+    /// If an operator changes the settings while the host runs, the host lets the plugin register
+    /// again, and events run under the new declarations from then on. If the plugin refuses the new
+    /// settings, or if they conflict with another plugin, the host logs why, and the plugin keeps
+    /// serving as it was.
+    ///
+    /// A [`TestHost`](crate::testing::TestHost) gets the settings from
+    /// [`with_settings`](crate::testing::TestHost::with_settings).
+    ///
+    /// ```
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Plugin, Refusal, Result, Settings};
+    /// use serde_json::json;
+    ///
+    /// fn configure(plugin: Plugin, settings: &Settings) -> Result<Plugin> {
+    ///     let Some(greeting) = settings.get("greeting") else {
+    ///         return Err(Refusal::new("no_greeting", "the setting `greeting` is missing"));
+    ///     };
+    ///     let greet = move |_: &Context, name: String| Ok(format!("{greeting} {name}"));
+    ///     Ok(plugin.on("greet", greet))
+    /// }
+    ///
+    /// fn plugin() -> Plugin {
+    ///     Plugin::new("greeter", "1.0.0", "").configure(configure)
+    /// }
+    ///
+    /// let mut host = TestHost::with_settings(plugin(), &[("greeting", "Hello")]);
+    /// assert_eq!(host.handle("greet", json!("Ada")).reply, Ok(json!("Hello Ada")));
+    /// assert!(TestHost::try_new(plugin()).is_err());
+    /// ```
+    #[must_use]
+    pub fn configure(
+        mut self,
+        configure: impl Fn(Self, &Settings<'_>) -> Result<Self> + Send + Sync + 'static,
+    ) -> Self {
+        self.configure = Some(Box::new(configure));
+        self
     }
 
     /// Handles `event` with `handler`. The payload and reply schemas come from the types of the
@@ -109,13 +177,34 @@ impl Plugin {
         T: Payload,
         R: Output,
     {
-        let reply: Option<fn() -> String> =
-            if has_no_reply::<R>() { None } else { Some(output_schema::<R>) };
+        let reply =
+            if has_no_reply::<R>() { None } else { Some(Schema::OfType(output_schema::<R>)) };
         self.and(Declaration::Handles {
             event: event.into(),
-            data: payload_schema::<T>,
+            data: Schema::OfType(payload_schema::<T>),
             reply,
             handler: erase(handler),
+        })
+    }
+
+    /// Handles `event` with a handler that takes and returns JSON text, for schemas that are known
+    /// only when the plugin registers. `data` and `reply` are JSON Schemas (2020-12). Without
+    /// `reply`, the handler must return `None`. The text of the payload is as the client has sent
+    /// it, and clients receive the text of the reply unchanged, also if no Rust type can hold its
+    /// numbers.
+    #[must_use]
+    pub fn on_json(
+        self,
+        event: impl Into<Cow<'static, str>>,
+        data: impl Into<String>,
+        reply: Option<String>,
+        handler: impl Fn(&Context, &str) -> Result<Option<String>> + Send + Sync + 'static,
+    ) -> Self {
+        self.and(Declaration::Handles {
+            event: event.into(),
+            data: Schema::Text(data.into()),
+            reply: reply.map(Schema::Text),
+            handler: Box::new(handler),
         })
     }
 
@@ -403,11 +492,26 @@ impl Plugin {
     /// Declares an event that this plugin emits. A plugin can emit only declared events.
     #[must_use]
     pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
+        let rooms = event.rooms.iter().map(|room| (*room).to_owned()).collect();
         self.and(Declaration::Emits {
-            event: event.name(),
-            data: output_schema::<T>,
-            rooms: event.rooms,
+            event: Cow::Borrowed(event.name()),
+            data: Schema::OfType(output_schema::<T>),
+            rooms,
         })
+    }
+
+    /// Declares an event that this plugin emits with [`Context::emit_json`], for a schema that is
+    /// known only when the plugin registers. `data` is a JSON Schema (2020-12), and `rooms` is as
+    /// in [`Emits::to`].
+    #[must_use]
+    pub fn emits_json(
+        self,
+        event: impl Into<Cow<'static, str>>,
+        data: impl Into<String>,
+        rooms: Vec<String>,
+    ) -> Self {
+        let data = Schema::Text(data.into());
+        self.and(Declaration::Emits { event: event.into(), data, rooms })
     }
 
     /// Declares a room, or a template such as `user_{user}`, and who can join it. A handler of any
@@ -433,41 +537,41 @@ impl Plugin {
         self
     }
 
-    /// Passes all declarations to `registry`, in the order of the builder's calls. Public only for
-    /// the host's own tests.
+    /// Passes all declarations to `registry`, in the order of the builder's calls, without those
+    /// that depend on settings. Public only for the host's own tests.
     #[doc(hidden)]
     pub fn register(&self, registry: &dyn Registry) -> Result {
         registry.plugin(&self.name, &self.version, &self.description)?;
-        for declaration in &self.declarations {
-            match declaration {
-                Declaration::Handles { event, data, reply, .. } => {
-                    registry.handles(event, &data(), reply.map(|reply| reply()).as_deref())?;
-                }
-                Declaration::Requires { event, access } => {
-                    registry.requires(event, &access.to_string())?
-                }
-                Declaration::Listens { event, .. } => registry.listens(event)?,
-                Declaration::Emits { event, data, rooms } => {
-                    let rooms: Vec<String> = rooms.iter().map(|room| (*room).to_owned()).collect();
-                    registry.emits(event, &data(), &rooms)?;
-                }
-                Declaration::Room { pattern, access } => {
-                    registry.room(pattern, &access.to_string())?
-                }
-                Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
-                Declaration::Timer { timer, data, declare, .. } => {
-                    declare(registry, timer, &data())?
-                }
-                Declaration::Every { timer, cron, declare, .. } => declare(registry, timer, *cron)?,
-            }
-        }
-        Ok(())
+        declare(&self.declarations, registry)
+    }
+
+    /// Passes all declarations to `registry`. The host has the settings once it knows the name.
+    pub(crate) fn register_under(
+        &self,
+        registry: &dyn Registry,
+        settings: &dyn SettingCalls,
+    ) -> Result {
+        self.register(registry)?;
+        declare(self.configured(settings)?, registry)
+    }
+
+    /// Returns the declarations that depend on the settings.
+    fn configured(&self, settings: &dyn SettingCalls) -> Result<&[Declaration]> {
+        let Some(configure) = &self.configure else { return Ok(&[]) };
+        let configured = self.configured.get_or_init(|| {
+            let (name, version) = (self.name.clone(), self.version.clone());
+            let plain = Self::new(name, version, self.description.clone());
+            Ok(configure(plain, &Settings(settings))?.declarations)
+        });
+        configured.as_deref().map_err(Clone::clone)
     }
 
     /// Runs the handler of `event`.
     pub(crate) fn handle(&self, event: Event, host: Box<dyn Host>) -> Result<Option<String>> {
         let fired = event.name.strip_prefix(EVENT_PREFIX);
-        let handler = self.declarations.iter().find_map(|declaration| match declaration {
+        let own = self.declarations.iter();
+        let all = own.chain(self.configured(&*host)?);
+        let handler = all.into_iter().find_map(|declaration| match declaration {
             Declaration::Handles { event: name, handler, .. } if *name == event.name => {
                 Some(handler)
             }
@@ -483,6 +587,30 @@ impl Plugin {
             }
         }
     }
+}
+
+/// Passes declarations to `registry`, in their order.
+fn declare(declarations: &[Declaration], registry: &dyn Registry) -> Result {
+    for declaration in declarations {
+        match declaration {
+            Declaration::Handles { event, data, reply, .. } => {
+                let reply = reply.as_ref().map(Schema::text);
+                registry.handles(event, &data.text(), reply.as_deref())?;
+            }
+            Declaration::Requires { event, access } => {
+                registry.requires(event, &access.to_string())?
+            }
+            Declaration::Listens { event, .. } => registry.listens(event)?,
+            Declaration::Emits { event, data, rooms } => {
+                registry.emits(event, &data.text(), rooms)?;
+            }
+            Declaration::Room { pattern, access } => registry.room(pattern, &access.to_string())?,
+            Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
+            Declaration::Timer { timer, data, declare, .. } => declare(registry, timer, &data())?,
+            Declaration::Every { timer, cron, declare, .. } => declare(registry, timer, *cron)?,
+        }
+    }
+    Ok(())
 }
 
 /// Passes a route to the host.

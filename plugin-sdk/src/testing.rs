@@ -100,13 +100,24 @@ impl TestHost {
     /// # Panics
     /// If a host refuses to load the plugin; see [`try_new`](Self::try_new).
     #[must_use]
+    pub fn new(plugin: Plugin) -> Self {
+        Self::with_settings(plugin, &[])
+    }
+
+    /// Loads `plugin` with its own settings, as an operator would write them under
+    /// `[plugins.NAME.config]`, so that its declarations can depend on them
+    /// ([`Plugin::configure`]).
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
     #[allow(
         clippy::panic,
         reason = "a test fails by panicking, and here it is the plugin that is wrong"
     )]
-    pub fn new(plugin: Plugin) -> Self {
+    pub fn with_settings(plugin: Plugin, settings: &[(&str, &str)]) -> Self {
         let name = format!("{plugin:?}");
-        Self::try_new(plugin)
+        Self::try_with_settings(plugin, settings)
             .unwrap_or_else(|error| panic!("a host refuses to load {name}: {error}"))
     }
 
@@ -117,7 +128,18 @@ impl TestHost {
     /// # Errors
     /// The reason, as `sockhop check` prints it.
     pub fn try_new(plugin: Plugin) -> Result<Self, LoadError> {
-        let declared = Rc::new(Declared::load(&plugin)?);
+        Self::try_with_settings(plugin, &[])
+    }
+
+    /// Loads `plugin` as [`with_settings`](Self::with_settings) does, or returns why a host refuses
+    /// to load it.
+    ///
+    /// # Errors
+    /// As [`try_new`](Self::try_new), and the message of [`Plugin::configure`].
+    pub fn try_with_settings(plugin: Plugin, settings: &[(&str, &str)]) -> Result<Self, LoadError> {
+        let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let world = World { settings: settings.collect(), ..World::default() };
+        let declared = Rc::new(Declared::load(&plugin, &world.settings)?);
         let timers = Rc::new(Timers::new(declared.schedules(), START));
         Ok(Self {
             plugin,
@@ -128,7 +150,7 @@ impl TestHost {
             has_begun: false,
             events: 0,
             timers,
-            world: World::default(),
+            world,
             log: Vec::new(),
         })
     }
@@ -177,7 +199,9 @@ impl TestHost {
         self
     }
 
-    /// Sets the plugin's own setting `name`, as an operator would under `[plugins.NAME.config]`.
+    /// Sets the plugin's own setting `name`, as an operator would under `[plugins.NAME.config]`,
+    /// for the handlers that read it. The declarations of the plugin stay as they are: for those,
+    /// use [`with_settings`](Self::with_settings).
     pub fn setting(&mut self, name: &str, value: &str) -> &mut Self {
         self.world.settings.insert(name.to_owned(), value.to_owned());
         self

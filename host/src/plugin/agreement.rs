@@ -21,7 +21,7 @@ use crate::error_chain::ErrorChain;
 use super::bindings::sockhop::plugin::registry::Host;
 use super::bindings::sockhop::plugin::types;
 use super::output::Output as PluginOutput;
-use super::state::{InstanceState, Phase};
+use super::state::{self, InstanceState, Phase};
 
 /// An instance that runs `register`.
 struct Registering(RefCell<InstanceState>);
@@ -31,14 +31,16 @@ impl Registering {
         let output = Arc::new(PluginOutput::new("test", None, limits));
         let mut state = InstanceState::new(limits, &Arc::default(), &output, &Arc::default());
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
-        state.phase = Phase::Registering(Box::new(declarations));
+        let settings = Arc::default();
+        let registering = state::Registering { declarations, settings, has_read_settings: false };
+        state.phase = Phase::Registering(Box::new(registering));
         Self(RefCell::new(state))
     }
 
     fn finish(self) -> std::result::Result<Registration, String> {
         match self.0.into_inner().phase {
-            Phase::Registering(declarations) => {
-                declarations.finish().map_err(|refusal| refusal.message)
+            Phase::Registering(registering) => {
+                registering.declarations.finish().map_err(|refusal| refusal.message)
             }
             Phase::Idle | Phase::Handling(_) => Err("the instance does not register".to_owned()),
         }

@@ -199,7 +199,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<InstanceState>> 
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut InstanceState| {
-        WasiConfig::from(state.config.as_ref())
+        WasiConfig::from(state.settings())
     })?;
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     Ok(linker)

@@ -14,6 +14,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
 use sockhop_core::declarations::{Declarations, Registration};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::effect::HostCalls;
 use crate::event::Event;
 use crate::rejection::Refusal;
@@ -25,7 +26,7 @@ use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_CHECK;
 use super::standstill::Standstills;
-use super::state::{InstanceState, Phase};
+use super::state::{InstanceState, Phase, Registering};
 
 /// What a handler returned: its reply, or its refusal.
 pub type Handled = Result<Option<String>, Refusal>;
@@ -124,15 +125,19 @@ impl Instance {
         Ok(Self { store, guest, clock, standstills, ended, initial_memory, handled: 0 })
     }
 
-    /// Runs `register` within `budget`, and drops the instance.
+    /// Runs `register` within `budget`, and drops the instance. `settings` has the settings of all
+    /// plugins. The second value is whether `register` has read those of its plugin.
     pub(super) async fn register(
         mut self,
         code: &Code,
+        settings: &Arc<Config>,
         budget: &mut Budget,
-    ) -> Result<Result<Registration, Refusal>, Failure> {
+    ) -> Result<Result<(Registration, bool), Refusal>, Failure> {
         let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
-        self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
+        let settings = Arc::clone(settings);
+        let registering = Registering { declarations, settings, has_read_settings: false };
+        self.store.data_mut().phase = Phase::Registering(Box::new(registering));
         self.store.set_epoch_deadline(FIRST_CHECK);
         let returned = {
             let call = pin!(self.guest.call_register(&mut self.store));
@@ -141,8 +146,11 @@ impl Instance {
         self.store.data().end_call(false);
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
-            Phase::Registering(declarations) => {
-                Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish()))
+            Phase::Registering(registering) => {
+                let Registering { declarations, has_read_settings, .. } = *registering;
+                let registration =
+                    returned.map_err(Refusal::from).and_then(|()| declarations.finish());
+                Ok(registration.map(|registration| (registration, has_read_settings)))
             }
             Phase::Idle | Phase::Handling(_) => {
                 Ok(Err(Refusal::misuse("`register` lost its declarations")))

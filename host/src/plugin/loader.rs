@@ -1,6 +1,7 @@
 //! Loads a plugin: reads, compiles and links a file and runs `register`. A failure gives a reason
 //! that helps the plugin's author.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::rejection::Refusal;
 
 use super::Code;
@@ -33,6 +34,8 @@ pub struct Candidate {
     pub file: PathBuf,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
+    /// The plugin's own settings while it registered, if `register` has read them.
+    pub settings: Option<BTreeMap<String, String>>,
     pub(super) engine: Arc<Engine>,
     pub(super) pre: PluginPre<InstanceState>,
 }
@@ -191,7 +194,8 @@ pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
     Ok(Source { file: file.to_owned(), digest, bytes })
 }
 
-/// Compiles and links `source`, and runs `register`, within `limits`.
+/// Compiles and links `source`, and runs `register`, within `limits`. `settings` has the settings
+/// of all plugins: only `register` tells the name of this one.
 ///
 /// # Errors
 /// Returns the reason why the file is not a usable plugin.
@@ -200,6 +204,7 @@ pub async fn load(
     compiler: &Compiler,
     source: Source,
     limits: &Arc<Limits>,
+    settings: &Arc<Config>,
 ) -> Result<Candidate, LoadError> {
     let Source { file, digest, bytes } = source;
     if !bytes.starts_with(MAGIC) {
@@ -212,17 +217,20 @@ pub async fn load(
     check_world(engine, &component)?;
     let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
     let pre = PluginPre::new(pre).map_err(LoadError::Mismatch)?;
-    let registration = register(engine, &file, &pre, limits).await?;
-    Ok(Candidate { registration, file, digest, engine: Arc::clone(engine), pre })
+    let (registration, has_read) = register(engine, &file, &pre, limits, settings).await?;
+    let settings = has_read.then(|| settings.of_plugin(&registration.name).config);
+    Ok(Candidate { registration, file, digest, settings, engine: Arc::clone(engine), pre })
 }
 
-/// Runs `register` in an instance that is dropped afterwards.
+/// Runs `register` in an instance that is dropped afterwards. The second value is whether it has
+/// read the plugin's settings.
 async fn register(
     engine: &Arc<Engine>,
     file: &Path,
     pre: &PluginPre<InstanceState>,
     limits: &Arc<Limits>,
-) -> Result<Registration, LoadError> {
+    settings: &Arc<Config>,
+) -> Result<(Registration, bool), LoadError> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let output = Arc::new(Output::new(&stem, None, limits));
     let (config, memory, ended) = (Arc::default(), Arc::default(), CancellationToken::new());
@@ -238,7 +246,7 @@ async fn register(
     let mut budget = Budget::in_background(limits.register_cpu_ms, limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
     instance
-        .register(&code, &mut budget)
+        .register(&code, settings, &mut budget)
         .await
         .map_err(LoadError::RegisterFailed)?
         .map_err(LoadError::Refused)

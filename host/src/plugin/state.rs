@@ -1,6 +1,7 @@
 //! The data of one instance in its wasmtime store: its limits, and the host calls that are allowed
 //! in its current phase.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -9,7 +10,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::effect::HostCalls;
 use crate::rejection::Refusal;
 
@@ -37,9 +38,18 @@ pub(super) enum Phase {
     /// Nothing. Every host call except `log` is refused or returns an empty value.
     Idle,
     /// `register`: collects declarations.
-    Registering(Box<Declarations>),
+    Registering(Box<Registering>),
     /// `handle`: one event.
     Handling(Box<dyn HostCalls>),
+}
+
+/// What `register` has done so far.
+pub(super) struct Registering {
+    pub(super) declarations: Declarations,
+    /// Has the settings of all plugins.
+    pub(super) settings: Arc<Config>,
+    /// Whether the plugin has read its settings: then its declarations may depend on them.
+    pub(super) has_read_settings: bool,
 }
 
 impl InstanceState {
@@ -83,11 +93,26 @@ impl InstanceState {
     pub(super) fn handling(&mut self) -> Result<&mut dyn HostCalls, Refusal> {
         match &mut self.phase {
             Phase::Handling(calls) => Ok(calls.as_mut()),
-            Phase::Registering(_) => {
-                Err(Refusal::misuse("`register` may call nothing but `registry` and `log`"))
-            }
+            Phase::Registering(_) => Err(Refusal::misuse(
+                "`register` may call nothing but `registry`, `log` and the plugin's settings",
+            )),
             Phase::Idle => Err(Refusal::misuse("no event is being handled")),
         }
+    }
+
+    /// Gives a plugin that registers the settings of the name that it has declared.
+    pub(super) fn read_settings_of(&mut self, name: &str) {
+        if let Phase::Registering(registering) = &self.phase {
+            self.config = Arc::new(variables(&registering.settings.of_plugin(name).config));
+        }
+    }
+
+    /// The plugin's own settings, for a call that reads them.
+    pub(super) fn settings(&mut self) -> &WasiConfigVariables {
+        if let Phase::Registering(registering) = &mut self.phase {
+            registering.has_read_settings = true;
+        }
+        &self.config
     }
 
     /// The declarations that `register` has made.
@@ -96,12 +121,17 @@ impl InstanceState {
     /// Returns `misuse` if `register` does not run.
     pub(super) fn registering(&mut self) -> Result<&mut Declarations, Refusal> {
         match &mut self.phase {
-            Phase::Registering(declarations) => Ok(declarations),
+            Phase::Registering(registering) => Ok(&mut registering.declarations),
             Phase::Handling(_) | Phase::Idle => {
                 Err(Refusal::misuse("`registry` can be called only while `register` runs"))
             }
         }
     }
+}
+
+/// Returns settings in the form of `wasi:config/store`.
+pub(super) fn variables(settings: &BTreeMap<String, String>) -> WasiConfigVariables {
+    settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 impl WasiView for InstanceState {

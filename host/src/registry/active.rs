@@ -28,6 +28,8 @@ pub struct ActivePlugin {
     pub code: Plugin,
     /// The settings of the plugin, under which it runs.
     settings: PluginSettings,
+    /// Its own settings on which its declarations depend; `None` if they depend on none.
+    declared_under: Option<BTreeMap<String, String>>,
     /// The events that clients may send, by name.
     pub inbound: BTreeMap<String, Arc<Inbound>>,
     /// The events that the plugin emits, by name.
@@ -57,6 +59,7 @@ impl ActivePlugin {
         alarm: Arc<Notify>,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, AdmitError> {
+        let declared_under = candidate.settings.clone();
         let registration = &candidate.registration;
         let Events { inbound, outbound, timers, schedules } =
             Events::compile(registration, settings.limits.schema_bytes.get())?;
@@ -71,6 +74,7 @@ impl ActivePlugin {
             allowance: Allowance::new(settings, code.instances_at_once()),
             code,
             settings: settings.clone(),
+            declared_under,
             inbound,
             outbound,
             timers,
@@ -87,11 +91,17 @@ impl ActivePlugin {
         self.with_code(self.code.fresh(), self.settings.clone())
     }
 
-    /// Returns this version if it runs under these settings, else the same version in its initial
-    /// state under them.
+    /// Whether the plugin may declare something else under these settings, and has to register
+    /// again to run under them.
+    pub fn is_outdated(&self, settings: &PluginSettings) -> bool {
+        self.declared_under.as_ref().is_some_and(|declared| *declared != settings.config)
+    }
+
+    /// Returns this version if it runs under these settings or is outdated, else the same version
+    /// in its initial state under them.
     #[must_use]
     pub fn under(self: &Arc<Self>, settings: &PluginSettings) -> Arc<Self> {
-        if self.settings.is_same_for_plugin(settings) {
+        if self.settings.is_same_for_plugin(settings) || self.is_outdated(settings) {
             return Arc::clone(self);
         }
         self.with_code(self.code.under(settings), settings.clone())
@@ -102,10 +112,12 @@ impl ActivePlugin {
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
+        let declared_under = self.declared_under.clone();
         let allowance = Allowance::new(&settings, code.instances_at_once());
         Arc::new(Self {
             code,
             settings,
+            declared_under,
             inbound,
             outbound,
             timers,

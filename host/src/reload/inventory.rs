@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::metrics::Metrics;
+use crate::registry::{ActivePlugin, Generation};
 
 use super::blobs::BlobStore;
 use super::files::stem;
@@ -24,6 +25,9 @@ pub(super) struct Inventory {
     /// The versions that the last clean-up left on the disk; `None` if a load has begun since,
     /// which may have written others.
     on_disk: Option<HashSet<Digest>>,
+    /// The versions that serve as they were declared under earlier settings, while they are loaded
+    /// once more.
+    outdated: HashSet<Digest>,
 }
 
 impl Inventory {
@@ -31,7 +35,8 @@ impl Inventory {
     pub(super) fn new(loader: Arc<Loader>, blobs: BlobStore, metrics: Arc<Metrics>) -> Self {
         let (versions, blobs) = (Versions::default(), Arc::new(blobs));
         let loads = LoadQueue::new(Arc::clone(&loader), Arc::clone(&blobs));
-        Self { versions, blobs, loads, loader, metrics, on_disk: None }
+        let outdated = HashSet::new();
+        Self { versions, blobs, loads, loader, metrics, on_disk: None, outdated }
     }
 
     /// Lets compilations that start from now on yield to events.
@@ -52,10 +57,34 @@ impl Inventory {
     }
 
     /// Lets the versions in memory run under the settings in force, and versions that could not be
-    /// loaded be tried again.
-    pub(super) fn apply_settings(&mut self) {
-        self.versions.replace(|active| self.loader.under_settings(active));
+    /// loaded be tried again. Plugins of `before` whose declarations depend on changed settings are
+    /// loaded once more.
+    pub(super) fn apply_settings(&mut self, before: &Generation) {
+        let outdated = self.versions.change_settings(
+            |active| self.loader.under_settings(active),
+            |active| self.loader.is_outdated(active),
+            before,
+        );
+        self.outdated.clear();
+        for (name, digest) in outdated {
+            self.load_kept(&name, &digest);
+            self.outdated.insert(digest);
+        }
         self.versions.retry_failed();
+    }
+
+    /// Makes a loaded version ready and returns it, after its successor under the settings in force
+    /// if all successors are loaded: an event can move from one plugin to another at once. Returns
+    /// none if the version is not loaded.
+    pub(super) fn activate(&mut self, digest: &Digest) -> Vec<Arc<ActivePlugin>> {
+        let is_up_to_date = self.is_up_to_date();
+        self.versions.activate(digest, is_up_to_date)
+    }
+
+    /// Whether every version that serves is declared under the settings in force, or has failed to
+    /// be loaded under them.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        self.outdated.is_empty()
     }
 
     /// Starts to load a kept version, unless that is already in progress.
@@ -88,7 +117,12 @@ impl Inventory {
                 // The settings may have changed since the load began.
                 let active = self.loader.under_settings(&active);
                 let (name, digest) = (active.code.name().to_owned(), active.code.digest.clone());
-                self.versions.loaded(active);
+                if self.loader.is_outdated(&active) {
+                    self.load_kept(&name, &digest);
+                } else {
+                    self.versions.loaded(active);
+                    self.outdated.remove(&digest);
+                }
                 Ok((name, digest))
             }
             Err(failure) => {
@@ -118,6 +152,9 @@ impl Inventory {
                     error = failure.reason,
                     "a kept version can't be loaded"
                 );
+                // A version that serves as it was declared under earlier settings keeps serving.
+                let is_invalid = is_invalid && !self.versions.is_loaded(digest);
+                self.outdated.remove(digest);
                 slots.record_failure(name, failure.as_last_error(), is_invalid);
                 self.versions.unavailable(digest.clone(), failure.clone());
             }

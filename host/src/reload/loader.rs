@@ -95,7 +95,8 @@ impl Loader {
     /// If the plugin can't be compiled, fails to register, breaks a rule for declarations, or its
     /// state can't be opened.
     pub async fn load(&self, source: Source, name: &str) -> Result<Arc<ActivePlugin>, LoadFailure> {
-        let limits = Arc::new(self.config.get().of_plugin(name).limits);
+        let config = self.config.get();
+        let limits = Arc::new(config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
         let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| LoadFailure {
             name: name.map(str::to_owned),
@@ -103,16 +104,22 @@ impl Loader {
             reason: ErrorChain(error).to_string(),
             retry,
         };
-        let candidate = plugin::load(&self.engine, &self.compiler, source, &limits).await;
+        let candidate = plugin::load(&self.engine, &self.compiler, source, &limits, &config).await;
         let candidate = candidate.map_err(|error| failed(None, &error, error.retry()))?;
         let name = candidate.registration.name.clone();
-        let settings = self.config.get().of_plugin(&name);
+        // Not those in force now: the plugin has registered with these.
+        let settings = config.of_plugin(&name);
         let state = self
             .stores
             .open(&name)
             .map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
         ActivePlugin::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
+    }
+
+    /// Whether `active` has to register again to run under the settings in force.
+    pub(super) fn is_outdated(&self, active: &ActivePlugin) -> bool {
+        active.is_outdated(&self.config.get().of_plugin(active.code.name()))
     }
 
     /// Returns `active` as it runs under the settings in force.

@@ -144,7 +144,7 @@ impl Publisher {
     /// may be tried again.
     pub(super) fn apply_settings(&mut self, settings: OperatorSettings) {
         self.settings = Arc::new(settings);
-        self.inventory.apply_settings();
+        self.inventory.apply_settings(&self.registry.snapshot());
     }
 
     /// Lets the files claim their slots.
@@ -178,7 +178,7 @@ impl Publisher {
             let candidates = self.candidates(&before, selected);
             let reserved = self.reserved(&candidates);
             let (next, refused) = resolve_conflicts(&before, candidates, &reserved, &self.settings);
-            self.record_refused(refused);
+            self.record_refused(refused, &next);
             // Before the publication: the dispatcher drops the host events of a plugin that neither
             // serves nor is remembered.
             self.registry.remember(self.slots.iter().map(|(name, _)| name.to_owned()).collect());
@@ -226,7 +226,7 @@ impl Publisher {
         for (name, selection) in selected {
             let digests = selection.candidates.iter();
             let active: Vec<_> =
-                digests.filter_map(|digest| self.inventory.versions.activate(digest)).collect();
+                digests.flat_map(|digest| self.inventory.activate(digest)).collect();
             let versions = active.into_iter().map(|active| self.candidate(before, &name, active));
             let versions = versions.collect();
             candidates.push(Candidates { name, versions });
@@ -243,6 +243,8 @@ impl Publisher {
         let (digest, now) = (&active.code.digest, SystemTime::now());
         let moment = if before.serves(&active) {
             Moment::Serving
+        } else if self.inventory.versions.is_redeclared(&active) {
+            Moment::Redeclared
         } else if before.number == 0 {
             Moment::Start
         } else {
@@ -269,7 +271,7 @@ impl Publisher {
     }
 
     /// Records the versions that conflict with other plugins.
-    fn record_refused(&mut self, refused: Vec<Refused>) {
+    fn record_refused(&mut self, refused: Vec<Refused>, next: &Generation) {
         for Refused { name, digest, error } in refused {
             let error = LastError {
                 digest: Some(digest.clone()),
@@ -291,8 +293,11 @@ impl Publisher {
                 self.slots.record_failure(&name, error, false);
             }
             // A version that served when the previous host ended, or until its file was removed,
-            // has lost its claims.
-            if self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
+            // has lost its claims. An outdated version has the digest of its successor, and serves.
+            let serves = find(next, &name).is_some_and(|active| active.code.digest == digest);
+            if !serves
+                && self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest))
+            {
                 self.slots.record_not_serving(&name);
             }
         }

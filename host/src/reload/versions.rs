@@ -24,6 +24,9 @@ pub(super) struct Versions {
 enum VersionState {
     /// It is loaded, and serves or can be published at once.
     Ready(Arc<ActivePlugin>),
+    /// It serves as it was declared under earlier settings. It is loaded once more, and `next` is
+    /// the result, which replaces it as soon as that conflicts with no other plugin.
+    Outdated { serving: Arc<ActivePlugin>, next: Option<Arc<ActivePlugin>> },
     /// It is loaded, without instances, and is the version before the one that serves: a rollback
     /// to it needs neither disk nor compiler.
     Standby(Arc<ActivePlugin>),
@@ -58,8 +61,9 @@ enum Availability {
 impl Versions {
     /// Records a version that was loaded. A version that is ready stays: it may be serving.
     pub(super) fn loaded(&mut self, active: Arc<ActivePlugin>) {
-        match self.by_digest.get(&active.code.digest) {
+        match self.by_digest.get_mut(&active.code.digest) {
             Some(VersionState::Ready(_)) => {}
+            Some(VersionState::Outdated { next, .. }) => *next = Some(active),
             _ => {
                 let digest = active.code.digest.clone();
                 self.by_digest.insert(digest, VersionState::Ready(active));
@@ -92,7 +96,9 @@ impl Versions {
     /// A failure never replaces a version that is loaded.
     fn failed(&mut self, digest: Digest, state: VersionState) {
         match self.by_digest.get(&digest) {
-            Some(VersionState::Ready(_) | VersionState::Standby(_)) => {}
+            Some(
+                VersionState::Ready(_) | VersionState::Outdated { .. } | VersionState::Standby(_),
+            ) => {}
             _ => {
                 self.by_digest.insert(digest, state);
             }
@@ -111,13 +117,46 @@ impl Versions {
         });
     }
 
-    /// Replaces each loaded version.
-    pub(super) fn replace(&mut self, with: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>) {
-        for state in self.by_digest.values_mut() {
-            if let VersionState::Ready(active) | VersionState::Standby(active) = state {
-                *active = with(active);
+    /// Lets each loaded version run `under` other settings. A version that `is_outdated` keeps
+    /// serving while it serves in `before`, and is dropped otherwise. Returns those that keep
+    /// serving, to be loaded once more: the name of the plugin, and the digest.
+    pub(super) fn change_settings(
+        &mut self,
+        under: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>,
+        is_outdated: impl Fn(&ActivePlugin) -> bool,
+        before: &Generation,
+    ) -> Vec<(String, Digest)> {
+        let mut outdated = Vec::new();
+        self.by_digest.retain(|digest, state| {
+            let active = match state {
+                VersionState::Ready(active)
+                | VersionState::Standby(active)
+                | VersionState::Outdated { serving: active, .. } => Arc::clone(active),
+                VersionState::Unavailable(_) | VersionState::Invalid { .. } => return true,
+            };
+            if !is_outdated(&active) {
+                *state = match state {
+                    VersionState::Standby(_) => VersionState::Standby(under(&active)),
+                    _ => VersionState::Ready(under(&active)),
+                };
+                return true;
             }
-        }
+            let serves = before.serves(&active);
+            if serves {
+                outdated.push((active.code.name().to_owned(), digest.clone()));
+                *state = VersionState::Outdated { serving: active, next: None };
+            }
+            serves
+        });
+        outdated
+    }
+
+    /// Whether the version is loaded.
+    pub(super) fn is_loaded(&self, digest: &str) -> bool {
+        matches!(
+            self.by_digest.get(digest),
+            Some(VersionState::Ready(_) | VersionState::Outdated { .. } | VersionState::Standby(_))
+        )
     }
 
     /// Lets a version be tried again, whatever made it fail: an operator asks for it.
@@ -133,7 +172,9 @@ impl Versions {
             VersionState::Unavailable(failure) | VersionState::Invalid { failure, .. } => {
                 Some(failure)
             }
-            VersionState::Ready(_) | VersionState::Standby(_) => None,
+            VersionState::Ready(_) | VersionState::Outdated { .. } | VersionState::Standby(_) => {
+                None
+            }
         }
     }
 
@@ -141,7 +182,9 @@ impl Versions {
     pub(super) fn known(&self, plugin: &str) -> Known {
         let known = self.by_digest.iter().filter_map(|(digest, state)| {
             let result = match state {
-                VersionState::Ready(active) | VersionState::Standby(active) => {
+                VersionState::Ready(active)
+                | VersionState::Standby(active)
+                | VersionState::Outdated { serving: active, .. } => {
                     Ok(active.code.name().to_owned())
                 }
                 VersionState::Invalid { plugin: limited, failure, .. } if limited == plugin => {
@@ -158,8 +201,12 @@ impl Versions {
     /// of `before` serve.
     pub(super) fn select(&self, plugin: &str, wanted: &[Digest], before: &Generation) -> Selection {
         select(wanted, |digest| match self.by_digest.get(digest) {
-            Some(VersionState::Ready(active)) if before.serves(active) => Availability::Serving,
-            Some(VersionState::Ready(_)) => Availability::Ready,
+            Some(VersionState::Ready(active) | VersionState::Outdated { serving: active, .. })
+                if before.serves(active) =>
+            {
+                Availability::Serving
+            }
+            Some(VersionState::Ready(_) | VersionState::Outdated { .. }) => Availability::Ready,
             Some(VersionState::Standby(_)) => Availability::Standby,
             Some(VersionState::Unavailable(_)) => Availability::Failed,
             Some(VersionState::Invalid { plugin: limited, .. }) if limited == plugin => {
@@ -169,27 +216,47 @@ impl Versions {
         })
     }
 
-    /// Makes a loaded version ready and returns it. Returns `None` if it is not loaded.
-    pub(super) fn activate(&mut self, digest: &Digest) -> Option<Arc<ActivePlugin>> {
-        let state = self.by_digest.get_mut(digest)?;
+    /// Whether `active` is the successor of an outdated version, declared under other settings.
+    pub(super) fn is_redeclared(&self, active: &Arc<ActivePlugin>) -> bool {
+        matches!(self.by_digest.get(&active.code.digest),
+            Some(VersionState::Outdated { next: Some(next), .. }) if Arc::ptr_eq(next, active))
+    }
+
+    /// Makes a loaded version ready and returns it, after its successor if it is outdated and
+    /// `with_successor` is true. Returns none if it is not loaded.
+    pub(super) fn activate(
+        &mut self,
+        digest: &Digest,
+        with_successor: bool,
+    ) -> Vec<Arc<ActivePlugin>> {
+        let Some(state) = self.by_digest.get_mut(digest) else { return Vec::new() };
         let active = match state {
-            VersionState::Ready(active) => return Some(Arc::clone(active)),
+            VersionState::Ready(active) => return vec![Arc::clone(active)],
+            VersionState::Outdated { serving, next } => {
+                let next = next.iter().filter(|_| with_successor);
+                return next.chain([&*serving]).map(Arc::clone).collect();
+            }
             VersionState::Standby(standby) => standby.fresh(),
-            VersionState::Unavailable(_) | VersionState::Invalid { .. } => return None,
+            VersionState::Unavailable(_) | VersionState::Invalid { .. } => return Vec::new(),
         };
         *state = VersionState::Ready(Arc::clone(&active));
-        Some(active)
+        vec![active]
     }
 
     /// Keeps a version that no longer serves as standby: a fresh copy, because the version itself
     /// must be dropped when its last event has ended.
     pub(super) fn keep_copy_as_standby(&mut self, old: &Arc<ActivePlugin>) {
-        match self.by_digest.get(&old.code.digest) {
-            Some(VersionState::Ready(active)) if !Arc::ptr_eq(active, old) => {}
-            _ => {
-                self.by_digest.insert(old.code.digest.clone(), VersionState::Standby(old.fresh()));
+        let digest = &old.code.digest;
+        let state = match self.by_digest.remove(digest) {
+            Some(VersionState::Ready(active)) if !Arc::ptr_eq(&active, old) => {
+                VersionState::Ready(active)
             }
-        }
+            Some(VersionState::Outdated { next: Some(next), .. }) => VersionState::Ready(next),
+            // It has to register again before it serves again.
+            Some(VersionState::Outdated { next: None, .. }) => return,
+            _ => VersionState::Standby(old.fresh()),
+        };
+        self.by_digest.insert(digest.clone(), state);
     }
 
     /// Makes each ready version that is not `is_needed` a standby version, and drops the standby
@@ -206,6 +273,7 @@ impl Versions {
                 *state = VersionState::Standby(standby);
                 is_previous(digest)
             }
+            VersionState::Outdated { serving, .. } => is_needed(digest, serving),
             VersionState::Standby(_) => is_previous(digest),
             VersionState::Unavailable(_) | VersionState::Invalid { .. } => true,
         });

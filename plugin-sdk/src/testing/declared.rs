@@ -38,9 +38,14 @@ pub(super) struct Declared {
 
 impl Declared {
     /// Loads `plugin` as a host does: collects its declarations, and compiles its schemas.
-    pub(super) fn load(plugin: &Plugin) -> Result<Self, LoadError> {
+    pub(super) fn load(
+        plugin: &Plugin,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<Self, LoadError> {
         let collector = Collector::default();
-        plugin.register(&collector).map_err(|refusal| LoadError(refusal.message))?;
+        plugin
+            .register_under(&collector, settings)
+            .map_err(|refusal| LoadError(refusal.message))?;
         let registration = collector.0.into_inner().finish()?;
         let events = Events::compile(&registration, limits::SCHEMA_BYTES)?;
         let Registration { name, rooms, listens, routes: declared, .. } = registration;

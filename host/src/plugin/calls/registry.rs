@@ -8,6 +8,7 @@ use super::CallResult;
 impl registry::Host for InstanceState {
     fn plugin(&mut self, name: String, version: String, description: String) -> CallResult<()> {
         self.registering()?.plugin(&name, &version, description)?;
+        self.read_settings_of(&name);
         Ok(())
     }
 

@@ -11,7 +11,8 @@ use super::Slot;
 pub enum Standing {
     /// No version of its plugin serves.
     New,
-    /// Another version of its plugin serves, or did when its file was removed.
+    /// Another version of its plugin serves, or did when its file was removed; or it serves itself,
+    /// as it was declared under other settings.
     Upgrade,
     /// It serves, but not for long; at a start, it served when the previous host ended.
     Serves,
@@ -31,6 +32,8 @@ pub enum Moment {
     Start,
     /// The host has started, and the version does not serve.
     Running,
+    /// The version serves as it was declared under other settings.
+    Redeclared,
 }
 
 impl Slot {
@@ -43,11 +46,14 @@ impl Slot {
         now: SystemTime,
         settled: Duration,
     ) -> Standing {
+        if moment == Moment::Redeclared {
+            return Standing::Upgrade;
+        }
         let is_last = self.serving.as_deref() == Some(version);
         let serves = match moment {
             Moment::Serving => true,
             Moment::Start => is_last && !self.has_come_back,
-            Moment::Running => false,
+            Moment::Running | Moment::Redeclared => false,
         };
         if serves {
             // If the clock was set back, the age is unknown and counts as short.
