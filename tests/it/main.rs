@@ -16,6 +16,7 @@ mod bounds;
 mod breaker;
 mod command_line;
 mod compiling;
+mod configured;
 mod cost;
 #[cfg(target_os = "linux")]
 mod cpu_time;
