@@ -82,6 +82,8 @@ fn every_code_block_is_run_by_a_test() {
                 ("" | "console" | "sh", _) => {}
                 // `tests/clients/javascript/docs.test.mjs` runs it.
                 ("js", "docs/clients.md") => {}
+                // `tests/clients/python/test_forward.py` runs it.
+                ("python", "plugins/README.md") => {}
                 // See the tests of the first plugin below.
                 ("rust" | "toml", SDK) => {}
                 ("toml", _) => {

@@ -15,6 +15,10 @@ use crate::{Failure, report};
 /// The bundled plugins, by package name, which is also the name of the file.
 const PLUGINS: [&str; 4] = ["connection", "subscription", "memory_logs", "mental_notes"];
 
+/// The bundled plugins that a host refuses without their settings. So they are built, but placed
+/// only among the plugins that tests load.
+const CONFIGURED: [&str; 1] = ["forward"];
+
 /// The paths of this workspace and of cargo's output.
 pub(crate) struct Workspace {
     /// The directory of the workspace's `Cargo.toml`.
@@ -111,9 +115,8 @@ impl Workspace {
     ///
     /// Returns an error if the build fails.
     pub(crate) fn build_plugins(&self) -> Result<(), Failure> {
-        tools::run(
-            self.cargo_build_wasm().args(PLUGINS.iter().flat_map(|name| ["--package", name])),
-        )
+        let packages = PLUGINS.iter().chain(&CONFIGURED).flat_map(|name| ["--package", name]);
+        tools::run(self.cargo_build_wasm().args(packages))
     }
 
     /// Builds the plugins that only tests load.
@@ -182,6 +185,20 @@ impl Workspace {
             if place(&self.wasm_dir().join(&file), &directory.join(&file))? {
                 report::text(&format!("placed {}", directory.join(&file).display()));
             }
+        }
+        Ok(())
+    }
+
+    /// Copies the bundled plugins that need settings to the plugins that only tests load.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file can't be read or written.
+    pub(crate) fn place_configured(&self) -> Result<(), Failure> {
+        create(&self.guests_dir())?;
+        for name in CONFIGURED {
+            let file = format!("{name}.wasm");
+            place(&self.wasm_dir().join(&file), &self.guests_dir().join(&file))?;
         }
         Ok(())
     }
