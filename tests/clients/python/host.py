@@ -1,7 +1,7 @@
 """Starts the built host, and stops it.
 
-The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR
-and SOCKHOP_COMPILED_DIR.
+The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR,
+SOCKHOP_GUESTS_DIR and SOCKHOP_COMPILED_DIR.
 """
 
 import hashlib
@@ -31,15 +31,17 @@ class Host:
     """A running host with its own data directory, for a `with` statement.
 
     It has a `url` and a `key` (all scopes). `settings` are named as in the environment, and
-    `configuration` is the text of `sockhop.toml`.
+    `configuration` is the text of `sockhop.toml`. With `guests`, it has its own plugin directory with these
+    plugins that only tests load, and not the bundled ones.
     """
 
     url: str
     key: str
 
-    def __init__(self, settings=None, configuration=""):
+    def __init__(self, settings=None, configuration="", guests=None):
         self._settings = settings or {}
         self._configuration = configuration
+        self._guests = guests
 
     def __enter__(self):
         for name in ("SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"):
@@ -48,6 +50,12 @@ class Host:
         self._directory = tempfile.TemporaryDirectory(prefix="sockhop-")
         try:
             Path(self._directory.name, "sockhop.toml").write_text(self._configuration)
+            self._plugins = Path(os.environ["SOCKHOP_PLUGINS_DIR"])
+            if self._guests is not None:
+                self._plugins = Path(self._directory.name, "plugins")
+                self._plugins.mkdir()
+                for guest in self._guests:
+                    self.add(guest)
             self._start("127.0.0.1:0")
         except BaseException:
             self._directory.cleanup()
@@ -65,9 +73,43 @@ class Host:
         self._stop()
         self._start(self.url.removeprefix("http://"))
 
+    def add(self, guest):
+        """Adds a plugin that only tests load, as the documentation recommends: by a rename."""
+        unfinished = self._plugins / f".{guest}"
+        shutil.copyfile(Path(os.environ["SOCKHOP_GUESTS_DIR"], f"{guest}.wasm"), unfinished)
+        unfinished.rename(self._plugins / f"{guest}.wasm")
+
+    def remove(self, guest):
+        """Removes a plugin."""
+        (self._plugins / f"{guest}.wasm").unlink()
+
+    def reload(self, configuration):
+        """Changes the configuration file, and reloads it. The new settings then apply."""
+        Path(self._directory.name, "sockhop.toml").write_text(configuration)
+        self.ask("POST", "/api/reload")
+
+    def ask(self, method, path):
+        """Returns the answer to a request of an operator."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        answer = requests.request(method, self.url + path, headers=headers, timeout=START_S)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def plugins(self):
+        """Returns the plugins by name, as operators see them."""
+        return {plugin["name"]: plugin for plugin in self.ask("GET", "/api/plugins")}
+
+    def log(self):
+        """Returns the log so far."""
+        return self._output
+
+    def wait_for(self, condition, what):
+        """Waits until `condition` returns something that is true, and returns that."""
+        return self._wait_until(condition, what)
+
     def _start(self, listen):
         data = Path(self._directory.name, "data")
-        arguments = ["--listen", listen, "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
+        arguments = ["--listen", listen, "--plugins", str(self._plugins), "--data", str(data)]
         self._lend_compiled(data)
         self._output = ""
         # The host must read neither a configuration of this machine nor the caller's settings.
@@ -103,7 +145,7 @@ class Host:
         cache = data / "cache"
         for directory in (data, cache):
             directory.mkdir(mode=0o700, exist_ok=True)
-        for plugin in Path(os.environ["SOCKHOP_PLUGINS_DIR"]).iterdir():
+        for plugin in self._plugins.iterdir():
             digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
             for entry in Path(compiled).glob(f"{digest}*"):
                 if not (cache / entry.name).exists():
