@@ -81,6 +81,10 @@ async fn settings_that_a_plugin_refuses_change_nothing_that_it_serves() {
     reload(&host, "event = \"bye\"").await;
     greets(&client, "bye", "").await;
     assert_eq!(host.row("configured").await["last_error"], json!(null));
+    // The file is not to blame for settings that it has refused.
+    reload(&host, "").await;
+    let host = host.restart_with(configure).await;
+    greets(&host.client().await, "hello", "Hi").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
