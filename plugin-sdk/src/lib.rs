@@ -185,7 +185,8 @@
 //! # Settings
 //!
 //! A handler reads the operator's settings (`[plugins.NAME.config]`) with [`Context::setting`]. A
-//! test sets them with [`TestHost::setting`](testing::TestHost::setting).
+//! test sets them with [`TestHost::setting`](testing::TestHost::setting). If the events or schemas
+//! of a plugin depend on them, [`Plugin::configure`] declares these.
 //!
 //! # Other services
 //!

@@ -80,6 +80,11 @@ def configuration(port, forwarded, moved):
     return "\n".join(lines)
 
 
+def refusal(host, plugin):
+    """Returns why the host does not serve the plugin."""
+    return ((host.plugins().get(plugin) or {}).get("last_error") or {}).get("reason", "")
+
+
 def assert_chat(ada, bob):
     """The scenario. It is the same wherever the handlers are."""
     for client, name in ((ada, "Ada"), (bob, "Bob")):
@@ -110,13 +115,15 @@ def assert_served(host, forwarded):
 def test_handlers_move_from_a_backend_into_a_plugin_and_clients_see_no_difference(tmp_path):
     with Backend(tmp_path) as backend:
         port = backend.port
-        with Host(configuration=configuration(port, ["enter", "say"], []), guests=["forward"]) as host:
+        with Host(configuration=configuration(port, ["enter", "say"], ["enter"]), guests=["forward"]) as host:
             assert_served(host, 5)
             # A client that stays connected, and in its room.
             with Client(host.url) as stays:
                 stays.ask("enter", {"name": "Cleo"})
+                # The new plugin is loaded first, and waits until the event is free.
                 host.add("moved")
-                host.wait_for(lambda: host.plugins().get("moved", {}).get("state") == "active", "load it")
+                host.wait_for(lambda: "plugin `forward`" in refusal(host, "moved"), "refuse it")
+                assert_served(host, 5)
                 host.reload(configuration(port, ["say"], ["enter"]))
                 assert_served(host, 3)
                 host.reload(configuration(port, [], ["enter", "say"]))
@@ -127,10 +134,10 @@ def test_handlers_move_from_a_backend_into_a_plugin_and_clients_see_no_differenc
                 backend.end()
                 assert_served(host, 0)
                 assert stays.ask("say", {"text": "still here"}) == {"length": 10}
-                heard = [stays.next("said") for _ in range(2 * 4 - 2 + 1)]
-                assert heard == [{"text": "Grüße"}, {"text": "bye"}] * 3 + [{"text": "still here"}]
-    # All events that the backend has got: five, Cleo's, and three.
-    assert backend.log.count('"POST /events HTTP/1.1" 200') == 9, backend.log
+                heard = [stays.next("said") for _ in range(9)]
+                assert heard == [{"text": "Grüße"}, {"text": "bye"}] * 4 + [{"text": "still here"}]
+    # All events that the backend has got: twice five, Cleo's, and three.
+    assert backend.log.count('"POST /events HTTP/1.1" 200') == 14, backend.log
 
 
 def test_a_backend_that_is_away_is_unavailable_and_serves_again_when_it_is_back(tmp_path):
@@ -144,10 +151,10 @@ def test_a_backend_that_is_away_is_unavailable_and_serves_again_when_it_is_back(
             for _ in range(10):
                 error = client.ask("say", {"text": "hello"})
                 assert_rejected(error, code="unavailable", event="say")
+                # From the handler: the breaker has not opened.
                 assert (error["error"]["retry"], error["error"]["origin"]) == ("safe", "handler")
             with Backend(tmp_path) as second:
                 host.reload(breaker + configuration(second.port, ["enter", "say"], []))
-                # The breaker has not opened.
                 assert client.ask("say", {"text": "hello"}) == {"length": 5}
                 assert client.next("said") == {"text": "hello"}
 
