@@ -21,6 +21,7 @@
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`timer`] | the names and the deadlines of timers |
 //! | [`outbound`] | HTTP requests of handlers, and their responses |
+//! | [`delivery`] | HTTP requests after the commit of a handler, and when they are sent again |
 //! | [`declarations`] | what a plugin may declare in `register` |
 //! | `schedule` | the times that a cron pattern names |
 //! | `schema` | JSON Schemas, and the check of documents against them |
@@ -37,6 +38,7 @@
 
 pub mod attachment;
 pub mod declarations;
+pub mod delivery;
 pub mod effect;
 #[cfg(feature = "schema")]
 pub mod events;

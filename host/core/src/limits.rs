@@ -28,6 +28,9 @@ pub const STATE_VALUE_BYTES: usize = 256 * KIB;
 /// Timers of one plugin, dead ones included.
 pub const TIMERS: u32 = 100_000;
 
+/// Deliveries of one plugin, dead ones included.
+pub const DELIVERIES: u32 = 10_000;
+
 /// HTTP requests of one event.
 pub const OUTBOUND_REQUESTS: u32 = 8;
 

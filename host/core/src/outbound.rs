@@ -106,6 +106,29 @@ fn check_header(name: &str, value: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks the form of an absolute URL. Forms that parsers read in different ways are refused. Only
+/// the host parses it.
+///
+/// # Errors
+/// Returns what is wrong, as the end of a sentence about the URL.
+pub fn check_url(text: &str) -> Result<(), &'static str> {
+    if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
+        return Err("has a space, a control character or a backslash");
+    }
+    let Some((scheme, rest)) = text.split_once("://") else { return Err("is not absolute") };
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err("has another scheme than `https` and `http`");
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.is_empty() {
+        return Err("has no host");
+    }
+    if authority.contains('@') {
+        return Err("has a user; send the header `authorization` instead");
+    }
+    Ok(())
+}
+
 /// Whether a text is a `token` of RFC 9110.
 fn is_token(text: &str) -> bool {
     let is_sign = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

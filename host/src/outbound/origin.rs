@@ -1,6 +1,7 @@
 //! The URL of a request, and whether the operator lists its origin. No I/O.
 
 use http::Uri;
+use sockhop_core::outbound::check_url;
 use url::{Host, Url};
 
 use crate::config::ListedOrigin;
@@ -57,22 +58,9 @@ impl Target {
     }
 }
 
-/// Parses an absolute URL. Forms that parsers read in different ways are refused.
+/// Parses an absolute URL.
 fn parse(text: &str) -> Result<Url, &'static str> {
-    if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
-        return Err("has a space, a control character or a backslash");
-    }
-    let Some((scheme, rest)) = text.split_once("://") else { return Err("is not absolute") };
-    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err("has another scheme than `https` and `http`");
-    }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.is_empty() {
-        return Err("has no host");
-    }
-    if authority.contains('@') {
-        return Err("has a user; send the header `authorization` instead");
-    }
+    check_url(text)?;
     Url::parse(text).map_err(|_| "is invalid")
 }
 
