@@ -22,6 +22,7 @@ mod ids;
 mod limits;
 mod manifest;
 mod opening;
+mod rows;
 mod schedules;
 mod snapshot;
 mod timer_rows;
@@ -51,11 +52,12 @@ pub use limits::StoreLimits;
 use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside, set_up};
+pub(crate) use rows::Which;
+use rows::{Figures, Rows};
 pub(crate) use snapshot::max_descriptors;
 use snapshot::{Reader, Readers};
 pub(crate) use timer_rows::ScheduledTimer;
-use timer_rows::TimerFigures;
-pub(crate) use timers::{Afterwards, DueTimer, DueTimers, TimerRow, Which};
+pub(crate) use timers::{Afterwards, DueTimer, DueTimers, TimerRow};
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::View;
 use wal::{Wal, WriterGuard};
@@ -90,7 +92,8 @@ pub struct Store {
     wal: Wal,
     health: StoreHealth,
     group: GroupCommit,
-    timers: TimerFigures,
+    timers: Figures,
+    deliveries: Figures,
 }
 
 impl Store {
@@ -115,7 +118,8 @@ impl Store {
             tracing::warn!(file, file_bytes, file_limit, quota = limits.quota, "{TOO_LARGE}");
         }
         let Meta { bytes, commits } = meta(&writer)?;
-        let timers = TimerFigures::read(&writer)?;
+        let timers = Figures::read(&writer, Rows::Timers)?;
+        let deliveries = Figures::read(&writer, Rows::Deliveries)?;
         let health = StoreHealth::default();
         if let Some(reason) = unrecorded {
             health.failed(FailureKind::Record, reason);
@@ -136,6 +140,7 @@ impl Store {
             health,
             group: GroupCommit::default(),
             timers,
+            deliveries,
         })
     }
 

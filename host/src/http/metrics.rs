@@ -45,7 +45,7 @@ pub(super) async fn metrics(
             memory,
             is_open: active.health.is_open(),
             host_events,
-            timers: timers.set,
+            timers: timers.live,
             dead_timers: timers.dead,
             state,
         }

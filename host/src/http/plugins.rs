@@ -152,7 +152,7 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         let counts = active.map(|active| active.state.store.timer_counts());
         members.insert(
             "timers".to_owned(),
-            json!(counts.map(|timers| json!({"set": timers.set, "dead": timers.dead}))),
+            json!(counts.map(|timers| json!({"set": timers.live, "dead": timers.dead}))),
         );
         let origins = active.map(|active| active.allowance.origins());
         members.insert("outbound".to_owned(), json!(origins));

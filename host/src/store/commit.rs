@@ -7,6 +7,7 @@ use crate::error_chain::ErrorChain;
 
 use super::changes::{Changes, is_unchanged};
 use super::connection::{entry_bytes, integer, natural, stored_bytes};
+use super::rows::Rows;
 use super::totals::Totals;
 use super::{CommitError, FailureKind, Store, limits, timer_rows};
 
@@ -126,9 +127,9 @@ impl Store {
         let (mut now, mut has_written) = (self.totals(&transaction)?, false);
         let sets_timers = group.iter().any(|changes| changes.sets_timers());
         if sets_timers {
-            self.add_timer_tables(&transaction)?;
+            self.add_tables(&transaction, Rows::Timers)?;
         }
-        let has_tables = sets_timers || self.has_timer_tables();
+        let has_tables = sets_timers || self.has_tables(Rows::Timers);
         let has_timers = has_tables && group.iter().any(|changes| changes.has_timers());
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
@@ -144,7 +145,7 @@ impl Store {
             transaction.commit()?;
             self.record_totals(now);
             if has_timers {
-                self.timers_changed();
+                self.rows_changed(Rows::Timers);
             }
             self.wake();
             self.health.stored();

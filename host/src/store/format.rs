@@ -4,14 +4,17 @@
 pub(super) const APPLICATION_ID: u32 = 0x536F_636B;
 
 /// The newest format of the tables that this host knows. A host refuses a file with a newer format.
-pub(super) const FORMAT: u32 = TIMER_FORMAT;
+pub(super) const FORMAT: u32 = DELIVERY_FORMAT;
 
-/// The first format, in which a file is created. It stays in it until its plugin sets a timer, so
-/// that an older host can still use it.
+/// The first format, in which a file is created. It stays in it until its plugin sets a timer or
+/// asks for a delivery, so that an older host can still use it.
 pub(super) const FIRST_FORMAT: u32 = 1;
 
 /// The format with [`TIMER_TABLES`]. A host that does not know it would never fire the timers.
 pub(super) const TIMER_FORMAT: u32 = 2;
+
+/// The format with [`DELIVERY_TABLES`]. A host that does not know it would never send them.
+pub(super) const DELIVERY_FORMAT: u32 = 3;
 
 /// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
 /// over a quarter of a page takes another page.
@@ -37,3 +40,19 @@ pub(super) const TIMER_TABLES: &str = "
     CREATE UNIQUE INDEX timers_set ON timers (name, key) WHERE died IS NULL;
     CREATE INDEX timers_next ON timers (name, next, id) WHERE died IS NULL;
     CREATE INDEX timers_dead ON timers (id) WHERE died IS NOT NULL;";
+
+/// The deliveries of a plugin. `delivery` is the id that the receiver gets. `next` is the time of
+/// the next attempt. `died` is set for one that is sent no more. `status` and `error` are those of
+/// the last attempt. `bytes` is what the delivery counts against the quota. An id is never used
+/// again: ids are the order of deliveries. `headers` has one line for each header. The first index
+/// has all that is needed to find the next delivery of each key.
+pub(super) const DELIVERY_TABLES: &str = "
+    CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, delivery TEXT NOT NULL, \
+                                          key TEXT NOT NULL, origin TEXT NOT NULL, \
+                                          created INTEGER NOT NULL, next INTEGER NOT NULL, \
+                                          attempts INTEGER NOT NULL DEFAULT 0, died INTEGER, \
+                                          bytes INTEGER NOT NULL, status INTEGER, error TEXT, \
+                                          result TEXT, method TEXT NOT NULL, url TEXT NOT NULL, \
+                                          headers BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+    CREATE INDEX deliveries_waiting ON deliveries (key, origin, next) WHERE died IS NULL;
+    CREATE INDEX deliveries_dead ON deliveries (id) WHERE died IS NOT NULL;";

@@ -4,6 +4,7 @@
 use rusqlite::params;
 
 use super::connection::{integer, natural};
+use super::rows::Rows;
 use super::timer_rows::{ScheduledTimer, insert_scheduled, scheduled_bytes};
 use super::{CommitError, Store, StoreError};
 
@@ -15,7 +16,7 @@ impl Store {
     /// # Errors
     /// The file can't be written: nothing has changed.
     pub(crate) fn set_schedules(&self, schedules: &[ScheduledTimer]) -> Result<(), CommitError> {
-        if schedules.is_empty() && !self.has_timer_tables() {
+        if schedules.is_empty() && !self.has_tables(Rows::Timers) {
             return Ok(());
         }
         let is_set = |known: &ScheduledTimer, wanted: &ScheduledTimer| {
@@ -28,7 +29,7 @@ impl Store {
         if known.len() == schedules.len() && known.iter().all(is_kept) {
             return Ok(());
         }
-        self.change_timers(|transaction, totals| {
+        self.change_rows(Rows::Timers, |transaction, totals| {
             for gone in known.iter().filter(|known| !is_kept(known)) {
                 let removed = transaction
                     .prepare_cached(
@@ -50,10 +51,10 @@ impl Store {
 
     /// The timers of schedules that are set.
     fn known_schedules(&self) -> Result<Vec<ScheduledTimer>, StoreError> {
-        if !self.has_timer_tables() {
+        if !self.has_tables(Rows::Timers) {
             return Ok(Vec::new());
         }
-        self.read_timers(|reader| {
+        self.read_rows(|reader| {
             let mut known = reader.prepare_cached(
                 "SELECT name, schedule, due FROM timers
                  WHERE key = '' AND schedule IS NOT NULL AND died IS NULL",
@@ -72,11 +73,11 @@ impl Store {
     /// # Errors
     /// The file can't be written: nothing has changed.
     pub(crate) fn bring_retries_forward(&self, now: u64, longest: u64) -> Result<(), CommitError> {
-        if !self.has_timer_tables() {
+        if !self.has_tables(Rows::Timers) {
             return Ok(());
         }
         let (now, latest) = (integer(now), integer(now.saturating_add(longest)));
-        let is_any = self.read_timers(|reader| {
+        let is_any = self.read_rows(|reader| {
             reader
                 .prepare_cached(
                     "SELECT 1 FROM timers WHERE died IS NULL AND attempts > 0 AND next > ?1",
@@ -86,7 +87,7 @@ impl Store {
         if !is_any {
             return Ok(());
         }
-        self.change_timers(|transaction, _| {
+        self.change_rows(Rows::Timers, |transaction, _| {
             transaction
                 .prepare_cached(
                     "UPDATE timers SET next = max(due, ?1)

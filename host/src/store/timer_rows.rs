@@ -1,15 +1,14 @@
 //! The rows of timers in a plugin's file, as a transaction reads and writes them. The
 //! commit of a handler sets, cancels and removes timers together with the state.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::changes::{Changes, NewTimer};
 use super::connection::{integer, natural};
-use super::format::{TIMER_FORMAT, TIMER_TABLES};
+use super::rows::Rows;
 use super::totals::Totals;
 use super::{Store, StoreError};
 use crate::event::FiredTimer;
@@ -27,59 +26,20 @@ pub(crate) struct ScheduledTimer {
     pub(crate) next: u64,
 }
 
-/// What a store knows of its timers without reading the file.
-#[derive(Debug, Default)]
-pub(super) struct TimerFigures {
-    has_tables: AtomicBool,
-    changes: AtomicU64,
-    /// Notified with each change.
-    changed: Notify,
-    pub(super) count: AtomicU64,
-    /// How many of them are dead.
-    pub(super) dead: AtomicU64,
-}
-
-impl TimerFigures {
-    /// Reads them from the file.
-    pub(super) fn read(connection: &Connection) -> Result<Self, rusqlite::Error> {
-        let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let figures = Self::default();
-        if format >= TIMER_FORMAT {
-            let count: i64 =
-                connection.query_row("SELECT count(*) FROM timers", [], |row| row.get(0))?;
-            figures.count.store(natural(count), Ordering::Relaxed);
-            let dead = "SELECT count(*) FROM timers WHERE died IS NOT NULL";
-            let dead: i64 = connection.query_row(dead, [], |row| row.get(0))?;
-            figures.dead.store(natural(dead), Ordering::Relaxed);
-            figures.has_tables.store(true, Ordering::Relaxed);
-        }
-        Ok(figures)
-    }
-}
-
 impl Store {
     /// Changes whenever timers may have changed.
     pub(crate) fn timer_changes(&self) -> u64 {
-        self.timers.changes.load(Ordering::Acquire)
+        self.timers.changes()
     }
 
     /// Number of timers, dead ones included, as of the last commit.
-    pub(crate) fn timer_count(&self) -> u64 {
+    pub(super) fn timer_count(&self) -> u64 {
         self.timers.count.load(Ordering::Relaxed)
-    }
-
-    /// Number of dead timers, as of the last commit.
-    pub(super) fn dead_timer_count(&self) -> u64 {
-        self.timers.dead.load(Ordering::Relaxed)
     }
 
     /// Waits for the next change of timers.
     pub(crate) fn timers_notified(&self) -> Notified<'_> {
-        self.timers.changed.notified()
-    }
-
-    pub(super) fn has_timer_tables(&self) -> bool {
-        self.timers.has_tables.load(Ordering::Acquire)
+        self.timers.notified()
     }
 
     /// Whether the timer with this name and key is set.
@@ -87,7 +47,7 @@ impl Store {
     /// # Errors
     /// The state can't be read.
     pub(super) fn is_timer_set(&self, timer: &str, key: &str) -> Result<bool, StoreError> {
-        if !self.has_timer_tables() {
+        if !self.has_tables(Rows::Timers) {
             return Ok(false);
         }
         let reader = self.reader()?;
@@ -96,26 +56,6 @@ impl Store {
             .exists([timer, key])?;
         self.keep_reader(reader);
         Ok(is_set)
-    }
-
-    /// Creates the tables of timers if the file has none. An older host refuses the file from then
-    /// on.
-    pub(super) fn add_timer_tables(
-        &self,
-        transaction: &Transaction<'_>,
-    ) -> Result<(), rusqlite::Error> {
-        if !self.has_timer_tables() {
-            transaction.execute_batch(TIMER_TABLES)?;
-            transaction.pragma_update(None, "user_version", TIMER_FORMAT)?;
-        }
-        Ok(())
-    }
-
-    /// Call this after the commit of a transaction that has changed timers.
-    pub(super) fn timers_changed(&self) {
-        self.timers.has_tables.store(true, Ordering::Release);
-        self.timers.changes.fetch_add(1, Ordering::Release);
-        self.timers.changed.notify_waiters();
     }
 }
 

@@ -2,21 +2,17 @@
 //! those whose handler has failed, and the timers of schedules. Handlers set and remove timers by
 //! their commits ([`timer_rows`](super::timer_rows)).
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::connection::{integer, natural};
+use super::rows::{RowCounts, Rows, Which};
 use super::timer_rows::{insert_scheduled, is_set, remove_dead, schedule_of};
-use super::totals::Totals;
-use super::{CommitError, FailureKind, Store, StoreError};
-use crate::error_chain::ErrorChain;
+use super::{CommitError, Store, StoreError};
 use crate::event::FiredTimer;
 use crate::rejection::truncate;
 
 /// Maximum bytes of the reason that is kept for a timer whose handler has failed.
 const MAX_ERROR: usize = 512;
-
-/// Number of timers that one transaction of an operator's command changes.
-const BATCH: u32 = 256;
 
 /// A timer that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,22 +62,6 @@ pub(crate) struct TimerRow {
     pub(crate) error: Option<String>,
 }
 
-/// How many timers a plugin has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct TimerCounts {
-    pub(crate) set: u64,
-    pub(crate) dead: u64,
-}
-
-/// Which timers an operator means.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// All that are dead.
-    AllDead,
-    /// Those with these ids.
-    Ids(Vec<i64>),
-}
-
 impl Store {
     /// Returns the timers with one of these names that are due at `now`, the first `limit` of them,
     /// and when the next one is.
@@ -94,11 +74,11 @@ impl Store {
         now: u64,
         limit: usize,
     ) -> Result<DueTimers, StoreError> {
-        if !self.has_timer_tables() {
+        if !self.has_tables(Rows::Timers) {
             return Ok(DueTimers::default());
         }
         let now = integer(now);
-        self.read_timers(|reader| {
+        self.read_rows(|reader| {
             let mut found = DueTimers::default();
             let max = i64::try_from(limit).unwrap_or(i64::MAX);
             for name in names {
@@ -126,7 +106,7 @@ impl Store {
     /// # Errors
     /// The state can't be read.
     pub(crate) fn timer_data(&self, id: i64) -> Result<Option<String>, StoreError> {
-        self.read_timers(|reader| {
+        self.read_rows(|reader| {
             let mut data =
                 reader.prepare_cached("SELECT data FROM timers WHERE id = ?1 AND died IS NULL")?;
             data.query_row([id], |row| row.get(0)).optional()
@@ -138,13 +118,12 @@ impl Store {
     /// # Errors
     /// The state can't be read.
     pub(crate) fn is_still_set(&self, fired: &FiredTimer) -> Result<bool, StoreError> {
-        self.read_timers(|reader| is_set(reader, fired))
+        self.read_rows(|reader| is_set(reader, fired))
     }
 
     /// Returns how many timers there are, and how many of them are dead, as of the last commit.
-    pub(crate) fn timer_counts(&self) -> TimerCounts {
-        let (all, dead) = (self.timer_count(), self.dead_timer_count());
-        TimerCounts { set: all.saturating_sub(dead), dead }
+    pub(crate) fn timer_counts(&self) -> RowCounts {
+        self.timers.counts()
     }
 
     /// Returns at most `limit` timers whose id follows `after`, in the order of their ids.
@@ -157,7 +136,7 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<TimerRow>, StoreError> {
-        if !self.has_timer_tables() {
+        if !self.has_tables(Rows::Timers) {
             return Ok(Vec::new());
         }
         // With the condition of an index as text, so that the index is used.
@@ -168,7 +147,7 @@ impl Store {
             "SELECT id, name, key, due, next, attempts, died, error FROM timers
              WHERE id > ?1 AND died IS NULL ORDER BY id LIMIT ?2"
         };
-        self.read_timers(|reader| {
+        self.read_rows(|reader| {
             let mut rows = reader.prepare_cached(statement)?;
             let rows = rows.query_map(params![after, limit], |row| {
                 Ok(TimerRow {
@@ -199,7 +178,7 @@ impl Store {
         mut reason: String,
     ) -> Result<(), CommitError> {
         truncate(&mut reason, MAX_ERROR);
-        self.change_timers(|transaction, totals| {
+        self.change_rows(Rows::Timers, |transaction, totals| {
             let (next, died) = match afterwards {
                 // Never before the deadline, also if the clock was set back meanwhile.
                 Afterwards::Retry(next) => (integer(next.max(fired.due)), None),
@@ -238,7 +217,7 @@ impl Store {
     /// # Errors
     /// The file can't be written. Some timers may have been changed.
     pub(crate) fn retry_timers(&self, which: &Which, now: u64) -> Result<usize, CommitError> {
-        self.change_in_batches(which, |transaction, totals, id| {
+        self.change_in_batches(Rows::Timers, which, |transaction, totals, id| {
             let retried = transaction
                 .prepare_cached(
                     "UPDATE timers SET died = NULL, attempts = 0, next = max(due, ?2)
@@ -259,7 +238,7 @@ impl Store {
     /// # Errors
     /// The file can't be written. Some timers may have been removed.
     pub(crate) fn drop_timers(&self, which: &Which) -> Result<usize, CommitError> {
-        self.change_in_batches(which, |transaction, totals, id| {
+        self.change_in_batches(Rows::Timers, which, |transaction, totals, id| {
             let found = transaction
                 .prepare_cached(
                     "DELETE FROM timers WHERE id = ?1 AND schedule IS NULL
@@ -272,105 +251,6 @@ impl Store {
             totals.dead = totals.dead.saturating_sub(u64::from(is_dead));
             Ok(1)
         })
-    }
-
-    /// Calls `change` with the id of each timer that is meant, some of them in one transaction.
-    fn change_in_batches(
-        &self,
-        which: &Which,
-        change: impl Fn(&Transaction<'_>, &mut Totals, i64) -> Result<usize, rusqlite::Error>,
-    ) -> Result<usize, CommitError> {
-        let mut changed = 0;
-        if !self.has_timer_tables() {
-            return Ok(changed);
-        }
-        match which {
-            Which::Ids(ids) => {
-                for batch in ids.chunks(BATCH as usize) {
-                    changed += self.change_timers(|transaction, totals| {
-                        let changes = batch.iter().map(|id| change(transaction, totals, *id));
-                        changes.sum::<Result<usize, _>>()
-                    })?;
-                }
-            }
-            Which::AllDead => {
-                let mut after = 0;
-                loop {
-                    let (last, some) = self.change_timers(|transaction, totals| {
-                        let mut dead = transaction.prepare_cached(
-                            "SELECT id FROM timers
-                             WHERE id > ?1 AND died IS NOT NULL ORDER BY id LIMIT ?2",
-                        )?;
-                        let dead = dead
-                            .query_map(params![after, BATCH], |row| row.get(0))?
-                            .collect::<Result<Vec<i64>, _>>()?;
-                        let changes = dead.iter().map(|id| change(transaction, totals, *id));
-                        Ok((dead.last().copied(), changes.sum::<Result<usize, _>>()?))
-                    })?;
-                    changed += some;
-                    let Some(last) = last else { break };
-                    after = last;
-                }
-            }
-        }
-        Ok(changed)
-    }
-
-    /// Reads timers outside of any view. A failure is shown to operators.
-    pub(super) fn read_timers<T>(
-        &self,
-        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
-    ) -> Result<T, StoreError> {
-        let result = self.reader().and_then(|reader| {
-            let found = read(&reader)?;
-            self.keep_reader(reader);
-            Ok(found)
-        });
-        match &result {
-            Ok(_) => self.health.worked(FailureKind::Read),
-            Err(error) => {
-                self.health.failed(FailureKind::Read, ErrorChain(error).to_string());
-            }
-        }
-        result
-    }
-
-    /// Changes timers in a transaction of the host's own. Blocks, as [`Store::commit`] does. A
-    /// failure is shown to operators.
-    pub(super) fn change_timers<T>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>, &mut Totals) -> Result<T, rusqlite::Error>,
-    ) -> Result<T, CommitError> {
-        let changed = self.try_change_timers(change);
-        match &changed {
-            Ok(_) => self.health.stored(),
-            Err(CommitError::Store(error)) => {
-                self.health.failed(FailureKind::Write, ErrorChain(error).to_string());
-            }
-            Err(error) => self.health.failed(FailureKind::Contended, error.to_string()),
-        }
-        changed
-    }
-
-    fn try_change_timers<T>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>, &mut Totals) -> Result<T, rusqlite::Error>,
-    ) -> Result<T, CommitError> {
-        let mut writer = self.lock_writer();
-        let writer = writer.connection()?;
-        self.wait_for_space(writer)?;
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut totals = self.totals(&transaction)?;
-        self.add_timer_tables(&transaction)?;
-        let changed = change(&transaction, &mut totals)?;
-        transaction
-            .prepare_cached("UPDATE meta SET bytes = ?1")?
-            .execute([integer(totals.bytes)])?;
-        transaction.commit()?;
-        self.record_totals(totals);
-        self.timers_changed();
-        self.wake();
-        Ok(changed)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the state of a plugin has in all, within a transaction and after it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Transaction;
 
@@ -18,6 +18,10 @@ pub(super) struct Totals {
     pub(super) timers: u64,
     /// Number of dead timers.
     pub(super) dead: u64,
+    /// Number of deliveries, dead ones included.
+    pub(super) deliveries: u64,
+    /// Number of dead deliveries.
+    pub(super) dead_deliveries: u64,
 }
 
 impl Totals {
@@ -38,8 +42,15 @@ impl Store {
     /// Reads the totals. The caller holds the writer.
     pub(super) fn totals(&self, transaction: &Transaction<'_>) -> Result<Totals, rusqlite::Error> {
         let Meta { commits, bytes } = meta(transaction)?;
-        let (timers, dead) = (self.timer_count(), self.dead_timer_count());
-        Ok(Totals { commits, bytes, timers, dead })
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Ok(Totals {
+            commits,
+            bytes,
+            timers: of(&self.timers.count),
+            dead: of(&self.timers.dead),
+            deliveries: of(&self.deliveries.count),
+            dead_deliveries: of(&self.deliveries.dead),
+        })
     }
 
     /// Keeps a copy of the totals that were stored.
@@ -48,5 +59,7 @@ impl Store {
         self.commits.store(now.commits, Ordering::Relaxed);
         self.timers.count.store(now.timers, Ordering::Relaxed);
         self.timers.dead.store(now.dead, Ordering::Relaxed);
+        self.deliveries.count.store(now.deliveries, Ordering::Relaxed);
+        self.deliveries.dead.store(now.dead_deliveries, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,8 @@ use std::collections::btree_map::Entry;
 
 use super::*;
 use crate::event::FiredTimer;
-use crate::store::timers::{Afterwards, DueTimer, TimerCounts, Which};
+use crate::store::rows::RowCounts;
+use crate::store::timers::{Afterwards, DueTimer};
 
 /// What a handler changes.
 fn changed(store: &Arc<Store>, change: impl FnOnce(&mut View)) -> Changes {
@@ -49,8 +50,8 @@ fn handling(store: &Arc<Store>, change: impl FnOnce(&mut View)) -> (FiredTimer, 
 }
 
 fn counts(store: &Store) -> (u64, u64) {
-    let TimerCounts { set, dead } = store.timer_counts();
-    (set, dead)
+    let RowCounts { live, dead } = store.timer_counts();
+    (live, dead)
 }
 
 /// Compares what is recorded of the timers with the file.
@@ -265,7 +266,7 @@ fn a_commit_with_a_refused_writer_of_timers_stores_the_others() {
     let cancelling = changed(&store, |view| cancel(view, "unknown"));
     put(&store, &[("read", "2")]);
     store.commit(&cancelling).unwrap();
-    assert!(!store.has_timer_tables(), "nothing was set");
+    assert!(!store.has_tables(Rows::Timers), "nothing was set");
     let good = changed(&store, |view| set(view, "good", 20, "2"));
     let committed = store.commit_all(&[&refused, &good, &cancelling]);
     assert!(matches!(committed.as_slice(), [Err(CommitError::Conflict), Ok(()), Ok(())]));
