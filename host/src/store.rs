@@ -1,5 +1,5 @@
-//! The durable state of one plugin: keys, values, sequences and timers in one SQLite file. Reads
-//! use snapshots. A commit detects whether the data that the handler read has changed. Only this
+//! The durable state of one plugin: keys, values, sequences, timers and deliveries in one SQLite
+//! file. Reads use snapshots. A commit detects whether the data that the handler read has changed. Only this
 //! module uses SQLite.
 //!
 //! It does not know what the values mean or which handler reads or writes them. It does not retry:
@@ -8,12 +8,16 @@
 //!
 //! A commit survives the death of the process at once. It survives a crash of the machine once the
 //! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
-//! missing, but never a part of one.
+//! missing, but never a part of one. A commit with deliveries is on the disk, and all commits before
+//! it are, before anyone learns of it (`synchronous=FULL`): no crash undoes a commit whose request
+//! was sent.
 
 mod answers;
 mod changes;
 mod commit;
 mod connection;
+mod deliveries;
+mod delivery_rows;
 mod error;
 mod format;
 mod group_commit;
@@ -42,6 +46,8 @@ use rusqlite::Connection;
 pub use answers::{AnswerError, Answers, Begun, Execution, KEPT};
 pub use changes::Changes;
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural};
+pub(crate) use deliveries::{Attempted, DeliveryRow, DueDeliveries, DueDelivery};
+pub(crate) use delivery_rows::NewDelivery;
 pub use error::{CommitError, StoreError, ViewError};
 pub(crate) use group_commit::CommitGuard;
 use group_commit::GroupCommit;

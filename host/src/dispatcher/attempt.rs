@@ -288,7 +288,11 @@ impl BoundEvent<'_> {
             Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Contended | CommitError::Late) => Err(contended().into()),
             Err(error @ CommitError::TimerGone) => Err(Rejection::Busy(error.to_string()).into()),
-            Err(error @ (CommitError::Full { .. } | CommitError::TooManyTimers { .. })) => {
+            Err(
+                error @ (CommitError::Full { .. }
+                | CommitError::TooManyTimers { .. }
+                | CommitError::TooManyDeliveries { .. }),
+            ) => {
                 code.count_failure();
                 Err(Rejection::TooLarge(error.to_string()).into())
             }

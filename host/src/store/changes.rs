@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use rusqlite::{Connection, OptionalExtension};
 use sockhop_core::timer;
 
+use super::delivery_rows::NewDelivery;
 use crate::event::FiredTimer;
 
 /// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
@@ -26,6 +27,8 @@ pub struct Changes {
     /// The timer whose event was handled: it is removed, and set again if it belongs to a schedule.
     /// Boxed, because most changes have none.
     pub(super) fired: Option<Box<FiredTimer>>,
+    /// The requests that are to be sent after the commit, in their order.
+    pub(super) deliveries: Vec<NewDelivery>,
 }
 
 /// The name and the key of a timer.
@@ -43,10 +46,13 @@ pub(super) struct NewTimer {
 /// A timer takes as many pages as this number of keys: it is in a table and two indexes.
 const KEYS_PER_TIMER: usize = 2;
 
+/// The same for a delivery.
+const KEYS_PER_DELIVERY: usize = 2;
+
 impl Changes {
     /// Whether something is to be stored. Reads alone are not.
     pub(crate) fn has_writes(&self) -> bool {
-        !self.writes.is_empty() || self.has_timers()
+        !self.writes.is_empty() || self.has_timers() || self.has_deliveries()
     }
 
     /// Whether timers are to be changed.
@@ -59,23 +65,29 @@ impl Changes {
         self.fired.is_some() || self.timers.values().any(Option::is_some)
     }
 
+    /// Whether requests are to be sent after the commit.
+    pub(super) fn has_deliveries(&self) -> bool {
+        !self.deliveries.is_empty()
+    }
+
     /// Removes the timer whose event was handled, together with the other changes.
     pub(crate) fn consume(&mut self, fired: Box<FiredTimer>) {
         self.fired = Some(fired);
     }
 
-    /// Number of keys that are to be written. A timer counts as several.
+    /// Number of keys that are to be written. A timer or a delivery counts as several.
     pub(super) fn keys(&self) -> usize {
         let timers = self.timers.len() + usize::from(self.fired.is_some());
-        self.writes.len() + KEYS_PER_TIMER * timers
+        self.writes.len() + KEYS_PER_TIMER * timers + KEYS_PER_DELIVERY * self.deliveries.len()
     }
 
-    /// Bytes of the keys and values that are to be written, timers included.
+    /// Bytes of the keys and values that are to be written, timers and deliveries included.
     pub(super) fn bytes(&self) -> usize {
         let bytes = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
             key.len() + value.as_ref().map_or(0, Vec::len)
         };
-        self.writes.iter().map(bytes).sum::<usize>() + self.timer_bytes()
+        let deliveries = self.deliveries.iter().map(|new| new.delivery.bytes());
+        self.writes.iter().map(bytes).chain(deliveries).sum::<usize>() + self.timer_bytes()
     }
 
     /// Bytes of the names, keys and data of timers.

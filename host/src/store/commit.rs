@@ -9,7 +9,7 @@ use super::changes::{Changes, is_unchanged};
 use super::connection::{entry_bytes, integer, natural, stored_bytes};
 use super::rows::Rows;
 use super::totals::Totals;
-use super::{CommitError, FailureKind, Store, limits, timer_rows};
+use super::{CommitError, FailureKind, Store, delivery_rows, limits, timer_rows};
 
 /// Maximum number of keys, and of the bytes of keys and values, in a commit that takes only
 /// microseconds. Each key takes some pages of the log.
@@ -102,6 +102,10 @@ impl Store {
     /// take longer, because there is much to write or the writer is not available, and if SQLite
     /// fails. Nothing is stored then.
     pub(crate) fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
+        // A commit with deliveries waits for the disk.
+        if group.iter().any(|changes| changes.has_deliveries()) {
+            return None;
+        }
         let is_small = group.iter().map(|changes| changes.keys()).sum::<usize>() <= SMALL_KEYS
             && group.iter().map(|changes| changes.bytes()).sum::<usize>() <= SMALL_BYTES;
         if !is_small {
@@ -117,19 +121,40 @@ impl Store {
         self.with_writer_at_once(|writer| self.commit_by(writer, group))?.ok()
     }
 
-    /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored.
+    /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored. A commit
+    /// with deliveries returns when it is on the disk: a power cut must not undo a commit whose
+    /// request was sent.
     fn commit_by(
+        &self,
+        writer: &mut Connection,
+        group: &[&Changes],
+    ) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
+        if !group.iter().any(|changes| changes.has_deliveries()) {
+            return self.commit_transaction(writer, group);
+        }
+        // SQLite allows this only outside of a transaction.
+        writer.pragma_update(None, "synchronous", "FULL")?;
+        let committed = self.commit_transaction(writer, group);
+        // After a failure, later commits would only be slower.
+        let _ = writer.pragma_update(None, "synchronous", "NORMAL");
+        committed
+    }
+
+    fn commit_transaction(
         &self,
         writer: &mut Connection,
         group: &[&Changes],
     ) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut now, mut has_written) = (self.totals(&transaction)?, false);
+        let delivers = group.iter().any(|changes| changes.has_deliveries());
         let sets_timers = group.iter().any(|changes| changes.sets_timers());
-        if sets_timers {
+        if delivers {
+            self.add_tables(&transaction, Rows::Deliveries)?;
+        } else if sets_timers {
             self.add_tables(&transaction, Rows::Timers)?;
         }
-        let has_tables = sets_timers || self.has_tables(Rows::Timers);
+        let has_tables = sets_timers || delivers || self.has_tables(Rows::Timers);
         let has_timers = has_tables && group.iter().any(|changes| changes.has_timers());
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
@@ -144,7 +169,9 @@ impl Store {
                 .execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.record_totals(now);
-            if has_timers {
+            if delivers {
+                self.rows_changed(Rows::Deliveries);
+            } else if has_timers {
                 self.rows_changed(Rows::Timers);
             }
             self.wake();
@@ -188,12 +215,20 @@ impl Store {
         if then.timers > self.limits.timers && then.timers > now.timers {
             return Ok(Err(CommitError::TooManyTimers { max: self.limits.timers }));
         }
+        for new in &changes.deliveries {
+            then.deliveries += 1;
+            then.bytes += new.counted();
+        }
+        if changes.has_deliveries() && self.has_too_many_deliveries(&then) {
+            return Ok(Err(CommitError::TooManyDeliveries { max: self.limits.deliveries }));
+        }
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
             return Ok(Err(self.record_full(then.bytes)));
         }
         if has_timers {
             timer_rows::write(transaction, changes, &replaced)?;
         }
+        delivery_rows::write(transaction, &changes.deliveries)?;
         for (key, value) in &changes.writes {
             match value {
                 Some(value) => {
@@ -214,6 +249,15 @@ impl Store {
         Ok(Ok(then))
     }
 
+    /// Whether there would be too many deliveries. A delivery can end with a timer, which may exceed
+    /// the number of timers. So both together are limited too: a plugin that does not handle its
+    /// results can't fill the file with them.
+    fn has_too_many_deliveries(&self, then: &Totals) -> bool {
+        let max = self.limits.deliveries;
+        then.deliveries > max
+            || then.deliveries.saturating_add(then.timers) > self.limits.timers.saturating_add(max)
+    }
+
     /// Records for the operator that a commit has failed, if it has.
     fn record_failure(&self, committed: &Result<(), CommitError>) {
         match committed {
@@ -229,6 +273,7 @@ impl Store {
                 CommitError::Conflict
                 | CommitError::TimerGone
                 | CommitError::TooManyTimers { .. }
+                | CommitError::TooManyDeliveries { .. }
                 | CommitError::Late
                 | CommitError::Unknown
                 | CommitError::Full { .. },

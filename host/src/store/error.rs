@@ -106,6 +106,16 @@ pub enum CommitError {
         /// The limit.
         max: u64,
     },
+    /// The plugin would have too many deliveries, or too many results of deliveries that its
+    /// handlers have not handled.
+    #[error(
+        "the plugin would have more than {max} deliveries, dead ones and unhandled results \
+             included"
+    )]
+    TooManyDeliveries {
+        /// The limit.
+        max: u64,
+    },
     /// The plugin's state would exceed its quota.
     #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
     Full {

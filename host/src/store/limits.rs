@@ -29,6 +29,8 @@ pub struct StoreLimits {
     pub transaction_bytes: usize,
     /// Maximum number of timers, dead ones included.
     pub timers: u64,
+    /// Maximum number of deliveries, dead ones included.
+    pub deliveries: u64,
     /// Maximum bytes of a key.
     pub key: usize,
     /// Maximum bytes of a value.
@@ -51,6 +53,7 @@ impl Default for StoreLimits {
             transaction_keys: limits::EFFECTS,
             transaction_bytes: limits::EFFECTS_BYTES,
             timers: u64::from(limits::TIMERS),
+            deliveries: u64::from(limits::DELIVERIES),
             key: limits::STATE_KEY_BYTES,
             value: limits::STATE_VALUE_BYTES,
             scan: limits::HOST_CALL_BYTES,

@@ -1,6 +1,7 @@
 //! Tests of the store's public interface. Tests of internals are in their modules.
 
 mod damage;
+mod deliveries;
 mod timers;
 mod wal;
 

@@ -163,6 +163,29 @@ pub(super) fn insert_scheduled(
     Ok(())
 }
 
+/// Sets the timer by which a plugin gets the result of a delivery, whose id is the key. If an
+/// operator has let a dead delivery be sent again, its earlier result may still be set: the new one
+/// replaces it.
+pub(super) fn set_result(
+    transaction: &Transaction<'_>,
+    totals: &mut Totals,
+    timer: &str,
+    delivery: &str,
+    due: u64,
+    data: &str,
+) -> Result<(), rusqlite::Error> {
+    let mut earlier = transaction.prepare_cached(
+        "DELETE FROM timers WHERE name = ?1 AND key = ?2 AND died IS NULL RETURNING bytes",
+    )?;
+    let earlier = earlier.query_row([timer, delivery], |row| row.get(0)).optional()?;
+    if let Some(bytes) = earlier {
+        totals.remove(1, natural(bytes));
+    }
+    insert(transaction, timer, delivery, due, data, None)?;
+    totals.add(1, counted(timer, delivery, data.len() as u64));
+    Ok(())
+}
+
 fn insert(
     transaction: &Transaction<'_>,
     timer: &str,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error_chain::ErrorChain;
 
 use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
-use super::format::TIMER_FORMAT;
+use super::format::{DELIVERY_FORMAT, TIMER_FORMAT};
 use super::manifest::{Manifest, ManifestRecord};
 use super::opening::{beside, open_known};
 use super::{StoreError, StoreFault, StoreFaultKind, files};
@@ -41,6 +41,8 @@ pub struct Verified {
     pub sequences: Option<u64>,
     /// Number of timers. Also `None` if the plugin has never set one.
     pub timers: Option<u64>,
+    /// Number of deliveries. Also `None` if the plugin has never asked for one.
+    pub deliveries: Option<u64>,
     /// The loss, if there is one: the plugin does not serve until an operator accepts it.
     pub lost: Option<StoreFault>,
     /// All problems. Empty if the state is in order.
@@ -168,15 +170,17 @@ fn check(connection: &Connection, verified: &mut Verified) -> Result<(), StoreEr
     (verified.commits, verified.entries, verified.content_bytes) =
         (Some(commits), Some(entries), Some(content));
     verified.sequences = Some(one("SELECT count(*) FROM sequences")?);
-    let has_timers =
-        natural(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
-            >= u64::from(TIMER_FORMAT);
-    let mut of_timers = 0;
-    if has_timers {
+    let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let mut of_rows = 0;
+    if format >= TIMER_FORMAT {
         verified.timers = Some(one("SELECT count(*) FROM timers")?);
-        of_timers = one("SELECT coalesce(sum(bytes), 0) FROM timers")?;
+        of_rows += one("SELECT coalesce(sum(bytes), 0) FROM timers")?;
     }
-    let found = content + entries * ENTRY_BYTES + of_timers;
+    if format >= DELIVERY_FORMAT {
+        verified.deliveries = Some(one("SELECT count(*) FROM deliveries")?);
+        of_rows += one("SELECT coalesce(sum(bytes), 0) FROM deliveries")?;
+    }
+    let found = content + entries * ENTRY_BYTES + of_rows;
     if counted != found {
         verified
             .problems

@@ -14,6 +14,7 @@ use sockhop_core::{limits, timer};
 
 use super::changes::{Changes, NewTimer, TimerKey, Tracked};
 use super::connection::{entry_bytes, stored_bytes};
+use super::delivery_rows::NewDelivery;
 use super::snapshot::{Snapshot, read};
 use super::{CommitError, FailureKind, Store, ViewError};
 use crate::event::FiredTimer;
@@ -28,6 +29,8 @@ pub struct View {
     written: u64,
     /// The timers that are to be set or cancelled.
     timers: BTreeMap<TimerKey, Option<NewTimer>>,
+    /// The requests that are to be sent after the commit.
+    deliveries: Vec<NewDelivery>,
 }
 
 /// One key's new value, or its removal.
@@ -47,6 +50,7 @@ impl View {
             writes: BTreeMap::new(),
             written: 0,
             timers: BTreeMap::new(),
+            deliveries: Vec::new(),
         }
     }
 
@@ -172,12 +176,31 @@ impl View {
         self.timers.keys().any(|(known, of)| known == timer && of == key)
     }
 
-    /// Number of keys and timers that this view has changed.
-    pub(crate) fn pending_keys(&self) -> usize {
-        self.writes.len() + self.timers.len()
+    /// Adds a request that is sent after the commit. Whether the quota has space is decided by the
+    /// commit.
+    ///
+    /// # Errors
+    /// [`ViewError::Limit`] if the plugin has the maximum number of deliveries.
+    pub(crate) fn deliver(&mut self, new: NewDelivery) -> Result<(), ViewError> {
+        let max = self.store.limits.deliveries;
+        if self.store.delivery_count() + self.deliveries.len() as u64 >= max {
+            return Err(ViewError::Limit(CommitError::TooManyDeliveries { max }.to_string()));
+        }
+        self.deliveries.push(new);
+        Ok(())
     }
 
-    /// Bytes of the keys, values and timers that this view has changed.
+    /// Number of deliveries that this view has added.
+    pub(crate) fn pending_deliveries(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Number of keys, timers and deliveries that this view has changed.
+    pub(crate) fn pending_keys(&self) -> usize {
+        self.writes.len() + self.timers.len() + self.deliveries.len()
+    }
+
+    /// Bytes of the keys, values, timers and deliveries that this view has changed.
     pub(crate) fn pending_bytes(&self) -> u64 {
         let of_timers = self.timers.iter().map(|((timer, key), new)| {
             timer::bytes(timer, key, new.as_ref().map_or("", |new| &new.data)) as u64
@@ -186,7 +209,8 @@ impl View {
             .writes
             .iter()
             .map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64);
-        of_keys.chain(of_timers).sum()
+        let of_deliveries = self.deliveries.iter().map(|new| new.delivery.bytes() as u64);
+        of_keys.chain(of_timers).chain(of_deliveries).sum()
     }
 
     /// Ends the snapshot, because the handler waits for something else than the store. The next
@@ -206,6 +230,7 @@ impl View {
             writes: self.writes.into_iter().map(|(key, write)| (key, write.value)).collect(),
             timers: self.timers,
             fired: None,
+            deliveries: self.deliveries,
         }
     }
 

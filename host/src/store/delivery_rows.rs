@@ -1,0 +1,140 @@
+//! The rows of deliveries in a plugin's file, as a transaction reads and writes them. The commit of
+//! a handler adds deliveries together with the state.
+
+use std::sync::atomic::Ordering;
+
+use rusqlite::{Row, Transaction, params};
+use sockhop_core::delivery::Delivery;
+use sockhop_core::outbound::Request;
+use tokio::sync::futures::Notified;
+
+use super::Store;
+use super::connection::integer;
+use super::rows::RowCounts;
+
+/// Bytes that a delivery counts against the quota in addition to its texts and its body.
+const DELIVERY_BYTES: u64 = 256;
+
+/// A delivery that a handler has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewDelivery {
+    /// The id that the receiver gets.
+    pub(crate) id: String,
+    /// The origin of its URL.
+    pub(crate) origin: String,
+    /// When it was asked for, in milliseconds since 1970. It is due then.
+    pub(crate) created: u64,
+    /// The key, the request and where the result goes.
+    pub(crate) delivery: Delivery,
+}
+
+impl NewDelivery {
+    /// Bytes that the delivery counts against the quota.
+    pub(super) fn counted(&self) -> u64 {
+        (self.id.len() + self.origin.len() + self.delivery.bytes()) as u64 + DELIVERY_BYTES
+    }
+}
+
+impl Store {
+    /// Changes whenever deliveries may have changed.
+    pub(crate) fn delivery_changes(&self) -> u64 {
+        self.deliveries.changes()
+    }
+
+    /// Number of deliveries, dead ones included, as of the last commit.
+    pub(super) fn delivery_count(&self) -> u64 {
+        self.deliveries.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many deliveries wait, and how many are dead, as of the last commit.
+    pub(crate) fn delivery_counts(&self) -> RowCounts {
+        self.deliveries.counts()
+    }
+
+    /// Waits for the next change of deliveries.
+    pub(crate) fn deliveries_notified(&self) -> Notified<'_> {
+        self.deliveries.notified()
+    }
+}
+
+/// Adds deliveries, in their order.
+pub(super) fn write(
+    transaction: &Transaction<'_>,
+    deliveries: &[NewDelivery],
+) -> Result<(), rusqlite::Error> {
+    for new in deliveries {
+        let NewDelivery { id, origin, created, delivery } = new;
+        let Delivery { key, request, result } = delivery;
+        let Request { method, url, headers, body, .. } = request;
+        let (created, bytes) = (integer(*created), integer(new.counted()));
+        transaction
+            .prepare_cached(
+                "INSERT INTO deliveries
+                 (delivery, key, origin, created, next, bytes, result, method, url, headers, body)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                id,
+                key,
+                origin,
+                created,
+                bytes,
+                result,
+                method,
+                url,
+                lines(headers),
+                body
+            ])?;
+    }
+    Ok(())
+}
+
+/// Reads the request of a row with `method`, `url`, `headers` and `body`.
+pub(super) fn request(row: &Row<'_>) -> Result<Request, rusqlite::Error> {
+    let headers: Vec<u8> = row.get(2)?;
+    Ok(Request {
+        method: row.get(0)?,
+        url: row.get(1)?,
+        headers: parse(&headers),
+        body: row.get(3)?,
+        timeout: None,
+    })
+}
+
+/// Writes one line for each header. A name has no `:`, and a value no line break: both were
+/// checked.
+fn lines(headers: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (name, value) in headers {
+        lines.extend_from_slice(name.as_bytes());
+        lines.push(b':');
+        lines.extend_from_slice(value);
+        lines.push(b'\n');
+    }
+    lines
+}
+
+/// Reads what [`lines`] has written.
+fn parse(lines: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let headers = lines.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+        Some((String::from_utf8_lossy(name).into_owned(), value.get(1..)?.to_vec()))
+    });
+    headers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_they_were_written() {
+        for headers in [
+            vec![],
+            vec![("a".to_owned(), Vec::new()), ("b".to_owned(), b"x: y\t\xff".to_vec())],
+            vec![("same".to_owned(), b"1".to_vec()), ("same".to_owned(), b"2".to_vec())],
+        ] {
+            assert_eq!(parse(&lines(&headers)), headers);
+        }
+    }
+}
