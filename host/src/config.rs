@@ -21,6 +21,7 @@ mod rule;
 mod server;
 mod source;
 mod tls;
+mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -53,6 +54,7 @@ pub use rule::Rule;
 pub use server::{ProxyHeader, Recovery, ServerConfig, SocketIo, Transport};
 pub use source::ConfigSource;
 pub use tls::TlsConfig;
+pub use webhook::WebhookSecret;
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -272,17 +274,21 @@ impl Config {
         if self.admin.listen.is_some() { "http" } else { self.scheme() }
     }
 
-    /// Returns the files with secrets of keys, and that of the key of TLS. `file` is the
-    /// configuration file: it is one of them if a key has its secret there. The keys name the other
-    /// files.
+    /// Returns the files with secrets of keys and of deliveries, and that of the key of TLS. `file`
+    /// is the configuration file: it is one of them if it has a secret itself. The settings name the
+    /// other files.
     pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
         let tokens = &self.auth.keys;
         let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let of_tokens = tokens.iter().filter_map(|key| key.secret_file.as_deref());
+        let origins = || self.plugins.by_name.values().flat_map(|plugin| &plugin.outbound);
         let is_own = self.keys.iter().any(|key| key.secret.is_some())
-            || tokens.iter().any(|key| key.secret.is_some());
+            || tokens.iter().any(|key| key.secret.is_some())
+            || origins().any(|origin| !origin.webhook_secrets().is_empty());
         let of_tls = self.server.tls.iter().map(|tls| tls.key_file.as_path());
-        named.chain(of_tokens).chain(of_tls).chain(file.filter(|_| is_own)).collect()
+        let of_origins = origins().filter_map(ListedOrigin::webhook_secrets_file);
+        let files = named.chain(of_tokens).chain(of_tls).chain(of_origins);
+        files.chain(file.filter(|_| is_own)).collect()
     }
 
     /// Returns the configured keys with their secrets. Secrets in files are read now.
@@ -420,12 +426,13 @@ impl ConfigError {
 }
 
 /// Whether the value of a key must not be shown: the secret of an access key, a list of keys, whose
-/// text holds secrets if it can't be read, or a setting of a plugin, which may be a secret.
+/// text holds secrets if it can't be read, a setting of a plugin, which may be a secret, or the
+/// origins of a plugin, which may have secrets.
 fn is_secret(path: &[String]) -> bool {
     let names: Vec<&str> = path.iter().map(String::as_str).collect();
     matches!(
         names.as_slice(),
-        ["plugins", _, "config", ..] | ["keys"] | ["auth", "keys"] | [.., "secret"]
+        ["plugins", _, "config" | "outbound", ..] | ["keys"] | ["auth", "keys"] | [.., "secret"]
     )
 }
 
@@ -545,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_secrets_are_those_of_access_keys_and_of_tokens() {
+    fn files_with_secrets_are_those_of_access_keys_of_tokens_and_of_deliveries() {
         let file = Path::new("sockhop.toml");
         let of = |key: &str| {
             let text =
@@ -555,6 +562,15 @@ mod tests {
         };
         assert_eq!(of("secret_file = \"token.key\""), [Path::new("token.key")]);
         assert_eq!(of("secret = \"x\""), [file]);
+        let of_origin = |secrets: &str| {
+            let text =
+                format!("[plugins.a]\noutbound = [{{ origin = \"https://a.test\", {secrets} }}]");
+            let config = load(&text).unwrap();
+            config.secret_files(Some(file)).into_iter().map(Path::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of_origin("webhook_secrets_file = \"of_a\""), [Path::new("of_a")]);
+        let secret = "webhook_secrets = [\"whsec_MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1u\"]";
+        assert_eq!(of_origin(secret), [file]);
     }
 
     #[test]

@@ -96,6 +96,9 @@ impl WrittenSettings {
             let path: Vec<_> = key.split('.').map(str::to_owned).collect();
             let show = |settings: &Self| match settings.0.get(key) {
                 Some(value) if !is_secret(&path) => value.clone(),
+                Some(value) if path.last().is_some_and(|last| last == "outbound") => {
+                    without_secrets(value)
+                }
                 Some(_) | None => Value::Null,
             };
             let is_in_both = self.0.contains_key(key) && after.0.contains_key(key);
@@ -114,6 +117,18 @@ impl WrittenSettings {
         }
         changes
     }
+}
+
+/// Returns the origins of a plugin without the secrets of their deliveries.
+fn without_secrets(origins: &Value) -> Value {
+    let Value::Array(origins) = origins else { return Value::Null };
+    let mut origins = origins.clone();
+    for origin in origins.iter_mut().filter_map(Value::as_object_mut) {
+        if let Some(secrets) = origin.get_mut("webhook_secrets") {
+            *secrets = Value::Null;
+        }
+    }
+    Value::Array(origins)
 }
 
 /// Writes each value of `value`, which is at `path`, into `values` under its own path.
@@ -197,6 +212,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn read(text: &str) -> (Config, WrittenSettings) {
@@ -336,6 +353,20 @@ mod tests {
         let mut changes = before.changes(&of_anonymous);
         changes.retain(|change| change.key.starts_with("auth."));
         assert!(changes.len() == 2 && changes.iter().all(|change| change.needs_restart));
+    }
+
+    #[test]
+    fn a_change_of_origins_shows_them_without_their_secrets() {
+        let of = |origins: &str| read(&format!("[plugins.a]\noutbound = [{origins}]")).1;
+        let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1u";
+        let (before, after) = (
+            of("\"https://a.test\""),
+            of(&format!("{{ origin = \"https://b.test\", webhook_secrets = [\"{secret}\"] }}")),
+        );
+        let [change] = before.changes(&after).try_into().unwrap();
+        assert_eq!(change.key, "plugins.a.outbound");
+        let to = json!([{"origin": "https://b.test", "webhook_secrets": null}]);
+        assert_eq!((change.from, change.to), (json!(["https://a.test"]), to));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "state_bytes",
     "state_wal_bytes",
     "timers",
+    "deliveries",
     "effects",
     "effects_bytes",
     "host_call_bytes",
@@ -65,6 +66,9 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "state_bytes",
     "state_wal_bytes",
     "timers",
+    "deliveries",
+    "deliveries_at_once",
+    "delivery_ms",
     "outbound_requests",
     "outbound_at_once",
     "outbound_ms",
@@ -130,6 +134,15 @@ pub struct Limits {
     pub state_wal_bytes: NonZeroU64,
     /// Timers of one plugin at once, dead ones included.
     pub timers: NonZeroU32,
+    /// Deliveries of one plugin, dead ones included.
+    pub deliveries: NonZeroU32,
+    /// Deliveries of one plugin that are sent at once. One origin gets at most one less than that,
+    /// if it is more than one.
+    pub deliveries_at_once: NonZeroUsize,
+    /// Time of one attempt to send a delivery, from the resolution of the name to the end of the
+    /// response.
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
+    pub delivery_ms: Duration,
     /// HTTP requests that one event sends, reruns included.
     pub outbound_requests: NonZeroU32,
     /// HTTP requests of one plugin at once. `None`: as many as it has instances, less one. A larger
@@ -286,6 +299,10 @@ impl Default for Limits {
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
             state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
             timers: nonzero!(NonZeroU32, shared::TIMERS),
+            deliveries: nonzero!(NonZeroU32, shared::DELIVERIES),
+            deliveries_at_once: nonzero!(NonZeroUsize, 4),
+            // The least time that Standard Webhooks recommends.
+            delivery_ms: Duration::from_secs(15),
             outbound_requests: nonzero!(NonZeroU32, shared::OUTBOUND_REQUESTS),
             outbound_at_once: None,
             // Shorter than the time of an event, so that a handler can handle a timeout.
@@ -445,6 +462,7 @@ impl Limits {
         self.state_bytes = old.state_bytes;
         self.state_wal_bytes = old.state_wal_bytes;
         self.timers = old.timers;
+        self.deliveries = old.deliveries;
         self.effects = old.effects;
         self.effects_bytes = old.effects_bytes;
         self.host_call_bytes = old.host_call_bytes;

@@ -1,10 +1,12 @@
 //! Where plugins may send HTTP requests: `[plugins.NAME] outbound` and `[outbound]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
 use url::{Host, Url};
+
+use super::webhook::WebhookSecret;
 
 /// `[outbound]`: the HTTP requests of all plugins.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -21,6 +23,10 @@ pub struct ListedOrigin {
     url: Url,
     /// Whether the name may resolve to an address in a private network.
     is_private: bool,
+    /// The secrets that sign deliveries, if they are in the configuration itself.
+    webhook_secrets: Vec<WebhookSecret>,
+    /// A file with the secrets that sign deliveries, one in each line.
+    webhook_secrets_file: Option<PathBuf>,
 }
 
 impl ListedOrigin {
@@ -76,7 +82,30 @@ impl ListedOrigin {
         if is_private && address(&host).is_some() {
             return Err("is an address, which is allowed as it is; leave out `private`".to_owned());
         }
-        Ok(Self { url, is_private })
+        let (webhook_secrets, webhook_secrets_file) = (Vec::new(), None);
+        Ok(Self { url, is_private, webhook_secrets, webhook_secrets_file })
+    }
+
+    /// Lets deliveries to this origin be signed by these secrets.
+    #[must_use]
+    pub fn with_webhook_secrets(mut self, secrets: Vec<WebhookSecret>) -> Self {
+        self.webhook_secrets = secrets;
+        self
+    }
+
+    /// The secrets that are in the configuration itself.
+    pub(crate) fn webhook_secrets(&self) -> &[WebhookSecret] {
+        &self.webhook_secrets
+    }
+
+    /// The file with the secrets, if they are in one.
+    pub(crate) fn webhook_secrets_file(&self) -> Option<&Path> {
+        self.webhook_secrets_file.as_deref()
+    }
+
+    /// Whether the plugin may send deliveries to this origin: there are secrets to sign them.
+    pub(crate) fn takes_deliveries(&self) -> bool {
+        !self.webhook_secrets.is_empty() || self.webhook_secrets_file.is_some()
     }
 
     /// The scheme, the host and the port.
@@ -119,29 +148,44 @@ fn is_for_nobody(address: IpAddr) -> bool {
 
 impl<'de> Deserialize<'de> for ListedOrigin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Table {
             origin: String,
             #[serde(default)]
             private: bool,
+            webhook_secrets: Option<Vec<String>>,
+            webhook_secrets_file: Option<PathBuf>,
         }
         #[derive(Deserialize)]
         #[serde(
             untagged,
             expecting = "expected an origin such as \"https://api.example.com\", or a table \
-                         { origin = \"…\", private = true }"
+                         { origin = \"…\", private = true, webhook_secrets = [\"whsec_…\"] }"
         )]
         enum Written {
             Text(String),
             Table(Table),
         }
-        let (text, is_private) = match Written::deserialize(deserializer)? {
-            Written::Text(text) => (text, false),
-            Written::Table(table) => (table.origin, table.private),
+        let table = match Written::deserialize(deserializer)? {
+            Written::Text(origin) => Table { origin, ..Table::default() },
+            Written::Table(table) => table,
         };
-        let parsed = Self::parse(&text, is_private);
-        parsed.map_err(|problem| de::Error::custom(format!("\"{text}\" {problem}")))
+        let text = table.origin;
+        let problem = |problem: String| de::Error::custom(format!("\"{text}\" {problem}"));
+        let mut parsed = Self::parse(&text, table.private).map_err(problem)?;
+        if table.webhook_secrets.is_some() && table.webhook_secrets_file.is_some() {
+            let both = "has `webhook_secrets` and `webhook_secrets_file`, expected one of the two";
+            return Err(problem(both.to_owned()));
+        }
+        if let Some(secrets) = &table.webhook_secrets {
+            let secrets = secrets.iter().map(String::as_str);
+            let secrets = WebhookSecret::parse_all("webhook_secrets", secrets);
+            let named = |wrong: String| problem(format!("is listed with {wrong}"));
+            parsed.webhook_secrets = secrets.map_err(named)?;
+        }
+        parsed.webhook_secrets_file = table.webhook_secrets_file;
+        Ok(parsed)
     }
 }
 
@@ -188,6 +232,38 @@ mod tests {
         }
         // Other plugins may send nothing.
         assert!(parse(both).unwrap().0.of_plugin("b").outbound.is_empty());
+    }
+
+    #[test]
+    fn an_origin_with_secrets_takes_deliveries_and_no_error_shows_a_secret() {
+        const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1u";
+        let parse = |rest: &str| {
+            let text =
+                format!("[plugins.a]\noutbound = [{{ origin = \"https://a.test\", {rest} }}]");
+            super::super::Config::parse(None, &text).map_err(|error| error.to_string())
+        };
+        let listed = |rest: &str| parse(rest).unwrap().0.of_plugin("a").outbound.remove(0);
+        let plain = listed("private = true");
+        assert!(!plain.takes_deliveries());
+        let signed = listed(&format!("webhook_secrets = [\"{SECRET}\"]"));
+        assert_eq!(signed.webhook_secrets()[0].bytes(), b"0123456789abcdefghijklmn");
+        assert!(signed.takes_deliveries() && !format!("{signed:?}").contains("MDEy"));
+        let of_file = listed("webhook_secrets_file = \"/run/secrets/a\"");
+        assert!(of_file.takes_deliveries() && of_file.webhook_secrets().is_empty());
+        for (wrong, said) in [
+            ("webhook_secrets = []", "has 0 secrets"),
+            ("webhook_secrets = [\"whsec_MDEy\"]", "webhook_secrets[0] is no secret"),
+            ("webhook_secrets = \"whsec_MDEy\"", "expected an origin"),
+            ("webhook_secrets = [\"whsec_MDEy\"], webhook_secrets_file = \"x\"", "one of the two"),
+        ] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.contains("plugins.a.outbound") && error.contains(said), "{error}");
+            assert!(!error.contains("MDEy"), "{error}");
+        }
+        // As from the environment, if the list is no TOML.
+        let text = "[plugins.a]\noutbound = \"[{ webhook_secrets = whsec_MDEy\"";
+        let error = super::super::Config::parse(None, text).unwrap_err().to_string();
+        assert!(error.contains("the value is secret") && !error.contains("MDEy"), "{error}");
     }
 
     #[test]

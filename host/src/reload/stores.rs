@@ -46,6 +46,7 @@ impl StateStores {
             transaction_keys: limits.effects.get(),
             transaction_bytes: limits.effects_bytes.get(),
             timers: limits.timers.get().into(),
+            deliveries: limits.deliveries.get().into(),
             key: limits.state_key_bytes.get(),
             value: limits.state_value_bytes.get(),
             scan: limits.host_call_bytes.get(),
