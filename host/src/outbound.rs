@@ -1,5 +1,6 @@
 //! The HTTP requests of plugins to other services: where each plugin may send them, the addresses
-//! that are allowed, and the client. It knows no events and no handlers.
+//! that are allowed, the signatures of deliveries, and the client. It knows no events and no
+//! handlers, and does not know when a delivery is sent.
 //!
 //! A request goes to an address that was checked, and to no other: the host resolves a name itself,
 //! checks each of its addresses, and connects to one of them. It follows no redirect, reads no
@@ -10,6 +11,9 @@ mod client;
 pub(crate) mod fuzzing;
 mod origin;
 mod resolve;
+mod retry_after;
+mod secrets;
+mod signature;
 mod trust;
 
 use std::num::NonZeroUsize;
@@ -17,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use sockhop_core::outbound::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,16 +30,35 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::config::{Config, ListedOrigin, PluginSettings};
 use crate::rejection::Refusal;
 
+use client::ReadBody;
 use origin::Target;
 use resolve::Resolver;
+use secrets::Secrets;
 
+pub use secrets::SecretsError;
 pub use trust::TrustError;
 
-/// Checks that the authorities that a configuration trusts can be used. Blocks.
+/// Bytes of the body of a response to a delivery that are read, and dropped. A receiver that sends
+/// more is not asked for the rest.
+const DROPPED_BYTES: usize = 64 << 10;
+
+/// Why the requests of plugins can't be sent as the configuration says.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// The authorities can't be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The secrets of an origin can't be used.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+}
+
+/// Checks that the authorities that a configuration trusts, and the secrets that it names, can be
+/// used. Blocks.
 ///
 /// # Errors
 /// They can't be used.
-pub fn check(config: &Config) -> Result<(), TrustError> {
+pub fn check(config: &Config) -> Result<(), OutboundError> {
     Outbound::prepare(config).map(drop)
 }
 
@@ -45,39 +68,47 @@ pub(crate) struct Outbound {
     /// Trusts the configured authorities. `None` as long as no plugin may send to an origin with
     /// TLS.
     tls: ArcSwapOption<ClientConfig>,
+    /// They sign deliveries.
+    secrets: ArcSwap<Secrets>,
     resolver: Arc<Resolver>,
     tasks: TaskTracker,
 }
 
-/// The authorities that are trusted from now on.
-pub(crate) struct ReadyTrust(Option<Arc<ClientConfig>>);
+/// What is used from now on: the authorities that are trusted, and the secrets of deliveries.
+pub(crate) struct ReadyOutbound {
+    tls: Option<Arc<ClientConfig>>,
+    secrets: Arc<Secrets>,
+}
 
 impl Outbound {
-    /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities.
+    /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities and
+    /// the secrets.
     ///
     /// # Errors
-    /// The configured authorities can't be used.
-    pub(crate) fn load(config: &Config, tasks: TaskTracker) -> Result<Self, TrustError> {
+    /// The configured authorities or secrets can't be used.
+    pub(crate) fn load(config: &Config, tasks: TaskTracker) -> Result<Self, OutboundError> {
         let outbound = Self { tasks, ..Self::default() };
         outbound.take(Self::prepare(config)?);
         Ok(outbound)
     }
 
-    /// Reads the authorities that a configuration trusts, for [`Outbound::take`]. Blocks.
+    /// Reads the authorities that a configuration trusts, and the secrets, for [`Outbound::take`].
+    /// Blocks.
     ///
     /// # Errors
     /// They can't be used.
-    pub(crate) fn prepare(config: &Config) -> Result<ReadyTrust, TrustError> {
+    pub(crate) fn prepare(config: &Config) -> Result<ReadyOutbound, OutboundError> {
         let file = config.outbound.ca_file.as_deref();
         let mut listed = config.plugins.by_name.values().flat_map(|plugin| &plugin.outbound);
         let is_needed = file.is_some() || listed.any(ListedOrigin::needs_tls);
         let tls = is_needed.then(|| trust::client_config(file)).transpose()?;
-        Ok(ReadyTrust(tls.map(Arc::new)))
+        Ok(ReadyOutbound { tls: tls.map(Arc::new), secrets: Arc::new(Secrets::read(config)?) })
     }
 
-    /// Trusts these authorities from now on.
-    pub(crate) fn take(&self, ReadyTrust(tls): ReadyTrust) {
+    /// Trusts these authorities, and signs by these secrets, from now on.
+    pub(crate) fn take(&self, ReadyOutbound { tls, secrets }: ReadyOutbound) {
         self.tls.store(tls);
+        self.secrets.store(secrets);
     }
 
     /// Sends a request to an origin that `allowance` lists, and waits for the whole response until
@@ -95,10 +126,46 @@ impl Outbound {
         deadline: Instant,
     ) -> Result<Response, SendError> {
         let target = Target::find(&request.url, &allowance.origins)?;
+        self.exchange(target, request, ReadBody::Whole(allowance.response_bytes), deadline).await
+    }
+
+    /// Makes one attempt to send a delivery of `plugin`, at `now` in milliseconds since 1970. The
+    /// body of the response is dropped.
+    ///
+    /// # Errors
+    /// Returns why there is no response. `NotAllowed`: the operator does not list the origin any
+    /// more, or has removed its secrets.
+    pub(crate) async fn deliver(
+        &self,
+        plugin: &str,
+        grant: &DeliveryGrant,
+        id: &str,
+        mut request: Request,
+        now: u64,
+    ) -> Result<Receipt, SendError> {
+        let deadline = Instant::now() + grant.time;
+        let target = Target::find(&request.url, &grant.origins)?;
+        let secrets = self.secrets.load().of(plugin, &target.origin);
+        let secrets = secrets.ok_or_else(|| unsigned(&target.origin))?;
+        let signed = signature::headers(&secrets, id, now / 1_000, &request.body);
+        request.headers.extend(signed);
+        let body = ReadBody::Dropped(DROPPED_BYTES);
+        let response = self.exchange(target, request, body, deadline).await?;
+        let retry_after = response.headers.iter().find(|(name, _)| name == "retry-after");
+        let retry_after = retry_after.and_then(|(_, value)| retry_after::parse(value, now));
+        Ok(Receipt { status: response.status, retry_after })
+    }
+
+    async fn exchange(
+        &self,
+        target: Target,
+        request: Request,
+        body: ReadBody,
+        deadline: Instant,
+    ) -> Result<Response, SendError> {
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
-        let max_body = allowance.response_bytes;
         let sent = async move {
-            let exchange = client::exchange(&resolver, tls, target, request, max_body, deadline);
+            let exchange = client::exchange(&resolver, tls, target, request, body, deadline);
             let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
             ended.unwrap_or(Err(SendError::Timeout))
         };
@@ -107,10 +174,30 @@ impl Outbound {
     }
 }
 
+/// What a receiver has answered to a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Receipt {
+    pub(crate) status: u16,
+    /// The time in milliseconds for which it asks before the next attempt.
+    pub(crate) retry_after: Option<u64>,
+}
+
+/// Where, and within which time, deliveries of a plugin are sent.
+#[derive(Debug, Clone)]
+pub(crate) struct DeliveryGrant {
+    origins: Arc<[ListedOrigin]>,
+    /// Time of one attempt.
+    time: Duration,
+    /// Deliveries that are sent at once.
+    pub(crate) at_once: usize,
+}
+
 /// What one version of a plugin may send.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    origins: Vec<ListedOrigin>,
+    origins: Arc<[ListedOrigin]>,
+    /// What its deliveries may do.
+    pub(crate) deliveries: DeliveryGrant,
     /// Requests of one event.
     pub(crate) requests: usize,
     /// Time of one request.
@@ -132,8 +219,14 @@ impl Allowance {
         // One instance at least is for events that send no request.
         let most = instances.saturating_sub(1).max(1);
         let at_once = limits.outbound_at_once.map_or(most, NonZeroUsize::get).min(most);
+        let origins: Arc<[ListedOrigin]> = settings.outbound.clone().into();
         Self {
-            origins: settings.outbound.clone(),
+            deliveries: DeliveryGrant {
+                origins: Arc::clone(&origins),
+                time: limits.delivery_ms,
+                at_once: limits.deliveries_at_once.get(),
+            },
+            origins,
             requests: usize::try_from(limits.outbound_requests.get()).unwrap_or(usize::MAX),
             time: limits.outbound_ms,
             request_bytes: limits.outbound_request_bytes.get(),
@@ -155,8 +248,7 @@ impl Allowance {
 
     /// The origin of a URL if it is listed, for the log.
     pub(crate) fn origin_of(&self, url: &str) -> Option<String> {
-        let target = Target::find(url, &self.origins).ok()?;
-        Some(format!("{}://{}", if target.has_tls { "https" } else { "http" }, target.authority))
+        Some(Target::find(url, &self.origins).ok()?.origin)
     }
 
     /// Checks that the URL of a request is valid, and that its origin is listed.
@@ -170,6 +262,20 @@ impl Allowance {
     /// Number of events that wait for a permit.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Checks that the URL of a delivery is valid, that its origin is listed, and that there are
+    /// secrets to sign it. Returns the origin.
+    ///
+    /// # Errors
+    /// `misuse`, `not_allowed`.
+    pub(crate) fn check_delivery(&self, url: &str) -> Result<String, SendError> {
+        let Target { origin, .. } = Target::find(url, &self.origins)?;
+        let mut listed = self.origins.iter();
+        let is_signed = listed
+            .find(|listed| listed.text() == origin)
+            .is_some_and(ListedOrigin::takes_deliveries);
+        if is_signed { Ok(origin) } else { Err(unsigned(&origin)) }
     }
 
     /// Takes the permit of one event, if one is free and nobody waits for it.
@@ -200,6 +306,14 @@ impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Deliveries to an origin without secrets are refused.
+fn unsigned(origin: &str) -> SendError {
+    SendError::NotAllowed(format!(
+        "the operator has set no secret to sign deliveries to {origin} (`webhook_secrets` in the \
+         plugin's `outbound`)"
+    ))
 }
 
 /// Why there is no response to a request.

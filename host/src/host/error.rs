@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::auth::TokenKeyError;
 use crate::config::Listen;
 use crate::http::keys::KeyError;
-use crate::outbound::TrustError;
+use crate::outbound::OutboundError;
 use crate::plugin::EngineError;
 use crate::registry::OperatorSettingsError;
 use crate::reload::ScanError;
@@ -66,9 +66,9 @@ pub enum StartError {
     /// The keys of tokens can't be used.
     #[error(transparent)]
     Auth(#[from] TokenKeyError),
-    /// The authorities that plugins trust can't be used.
+    /// The authorities that plugins trust, or the secrets of their deliveries, can't be used.
     #[error(transparent)]
-    Outbound(#[from] TrustError),
+    Outbound(#[from] OutboundError),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

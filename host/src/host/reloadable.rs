@@ -33,8 +33,8 @@ pub(super) fn reloadable(
             Ok(Box::new(move || dispatcher.rate().replace(rate)))
         }),
         Box::new(move |config| {
-            let (outbound, trust) = (Arc::clone(&outbound), Outbound::prepare(config)?);
-            Ok(Box::new(move || outbound.take(trust)))
+            let (outbound, ready) = (Arc::clone(&outbound), Outbound::prepare(config)?);
+            Ok(Box::new(move || outbound.take(ready)))
         }),
         Box::new(move |config| {
             // Only a restart adds or removes the table.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -34,6 +34,16 @@ const MAX_HEAD: usize = 64 << 10;
 /// The least time for a connection to one of several addresses, before the next is tried.
 const MIN_CONNECT: Duration = Duration::from_millis(250);
 
+/// What is read of the body of a response.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ReadBody {
+    /// All of it. A body with more bytes is an error.
+    Whole(usize),
+    /// All of it, to see whether the response is complete, but not more than these bytes. It is
+    /// dropped.
+    Dropped(usize),
+}
+
 /// Sends `request` to `target`. The caller limits the time by `deadline`, which is shared by all
 /// steps. If the future is dropped, the connection is closed.
 pub(super) async fn exchange(
@@ -41,14 +51,14 @@ pub(super) async fn exchange(
     tls: Option<Arc<ClientConfig>>,
     target: Target,
     request: Request,
-    max_body: usize,
+    body: ReadBody,
     deadline: Instant,
 ) -> Result<Response, SendError> {
     let request = prepare(&target, request)?;
     let addresses = addresses(resolver, &target).await?;
     let stream = connect(&addresses, target.port, deadline).await?;
     if !target.has_tls {
-        return talk(stream, request, max_body).await;
+        return talk(stream, request, body).await;
     }
     let Some(tls) = tls else {
         return Err(SendError::Unreachable("TLS is not configured".to_owned()));
@@ -62,7 +72,7 @@ pub(super) async fn exchange(
     };
     let stream = TlsConnector::from(tls).connect(name, stream).await;
     let stream = stream.map_err(|error| unreachable("TLS has failed", &error))?;
-    talk(stream, request, max_body).await
+    talk(stream, request, body).await
 }
 
 /// Returns the addresses of a target, all of which are allowed.
@@ -150,7 +160,7 @@ fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes
 async fn talk(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: http::Request<Full<Bytes>>,
-    max_body: usize,
+    body: ReadBody,
 ) -> Result<Response, SendError> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
@@ -158,25 +168,20 @@ async fn talk(
         builder.handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let response = async {
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-        let (head, body) = response.into_parts();
-        // A known length is checked before anything is read.
-        if body.size_hint().lower() > max_body as u64 {
-            return Err(body_too_large(max_body));
-        }
-        let body = Limited::new(body, max_body).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                body_too_large(max_body)
-            } else {
-                unreachable("the response is incomplete", error.as_ref())
-            }
-        })?;
+        let (head, incoming) = response.into_parts();
+        let body = match (body, read(incoming, body).await) {
+            (ReadBody::Whole(_), Ok(body)) => body,
+            // The status counts, whatever the receiver has to say about it.
+            (ReadBody::Dropped(_), Ok(_) | Err(SendError::TooLarge(_))) => Bytes::new(),
+            (_, Err(error)) => return Err(error),
+        };
         let headers = head.headers.iter();
         Ok(Response {
             status: head.status.as_u16(),
             headers: headers
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
                 .collect(),
-            body: body.to_bytes().into(),
+            body: body.into(),
         })
     };
     let (mut response, mut connection) = (std::pin::pin!(response), std::pin::pin!(connection));
@@ -186,6 +191,23 @@ async fn talk(
         // It gives the rest of the response to `response`, or the reason why there is none.
         _ = &mut connection => response.await,
     }
+}
+
+/// Reads a body, up to its bound.
+async fn read(body: Incoming, limit: ReadBody) -> Result<Bytes, SendError> {
+    let (ReadBody::Whole(max) | ReadBody::Dropped(max)) = limit;
+    // A known length is checked before anything is read.
+    if body.size_hint().lower() > max as u64 {
+        return Err(body_too_large(max));
+    }
+    let read = Limited::new(body, max).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            body_too_large(max)
+        } else {
+            unreachable("the response is incomplete", error.as_ref())
+        }
+    })?;
+    Ok(read.to_bytes())
 }
 
 fn body_too_large(max_body: usize) -> SendError {

@@ -11,6 +11,8 @@ use super::SendError;
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
+    /// The origin, as it is listed.
+    pub(super) origin: String,
     /// Whether TLS is used.
     pub(super) has_tls: bool,
     /// The host to connect to.
@@ -54,7 +56,8 @@ impl Target {
             SendError::Misuse("the URL has a sign that must be percent-encoded".to_owned())
         })?;
         let is_private = entry.is_private();
-        Ok(Self { has_tls: entry.needs_tls(), host, port, authority, uri, is_private })
+        let (origin, has_tls) = (entry.text(), entry.needs_tls());
+        Ok(Self { origin, has_tls, host, port, authority, uri, is_private })
     }
 }
 
