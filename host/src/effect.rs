@@ -8,10 +8,11 @@ use bytes::Bytes;
 use crate::event::Json;
 
 pub(crate) use calls::{
-    ConnectionCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls, RoomCalls,
-    StateCalls, Stopped, TimerCalls,
+    ConnectionCalls, DeliverCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls,
+    RoomCalls, StateCalls, Stopped, TimerCalls,
 };
 
+pub(crate) use sockhop_core::delivery::Delivery;
 pub(crate) use sockhop_core::effect::{
     EffectLimits, Target, Who, check_own_room, check_page, check_room_count, emit_bytes,
     require_caller,

@@ -2,6 +2,7 @@
 //! back its effects until it has returned.
 
 mod connections;
+mod deliver;
 mod emitter;
 mod http;
 mod identity;

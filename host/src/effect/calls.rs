@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, FiredTimer};
 use crate::rejection::Refusal;
 
-use super::{Deadline, EmitRequest, Request, Response, Who};
+use super::{Deadline, Delivery, EmitRequest, Request, Response, Who};
 
 /// The calls that a running handler may make to the host. The dispatcher implements them and an
 /// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
@@ -29,6 +29,7 @@ pub trait HostCalls:
     + StateCalls
     + TimerCalls
     + HttpCalls
+    + DeliverCalls
     + Any
     + Send
 {
@@ -193,4 +194,13 @@ pub trait HttpCalls {
         &mut self,
         request: Request,
     ) -> BoxFuture<'_, Result<Result<Response, Refusal>, Stopped>>;
+}
+
+/// The interface `deliver`: a handler asks for requests that are sent after the commit.
+pub trait DeliverCalls {
+    /// Asks for a delivery. Returns its id.
+    ///
+    /// # Errors
+    /// `not_allowed`, `misuse`, `undeclared`, `limit`, `unavailable`.
+    fn deliver(&mut self, delivery: Delivery) -> Result<String, Refusal>;
 }

@@ -3,6 +3,7 @@
 //! declarations of `register`. It knows no rules.
 
 mod connections;
+mod deliver;
 mod emitter;
 mod http;
 mod identity;
