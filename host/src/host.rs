@@ -15,6 +15,7 @@ mod reload_thread;
 mod reloadable;
 mod shutdown;
 mod tending;
+mod transports;
 mod warnings;
 
 use std::io;
@@ -24,7 +25,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, ConfigSource, LiveConfig, ProxyHeader, SocketIo, WrittenSettings};
+use crate::config::{Config, ConfigSource, LiveConfig, ProxyHeader, WrittenSettings};
+use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::connection::HttpServer;
@@ -53,7 +54,7 @@ use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError};
 use crate::rooms::Rooms;
 use crate::settings::Settings;
 use crate::socket::Sockets;
-use crate::socketio::{Clients, Server, builtin, library};
+use crate::socketio::Server;
 use crate::store::Answers;
 use crate::timers::Timers;
 use crate::tls::Tls;
@@ -65,6 +66,7 @@ use priority::lower_priority;
 use reload_thread::follow;
 use reloadable::reloadable;
 use tending::tend;
+use transports::{socketio, with_socketio, write_limit};
 use warnings::{warn_of_rules_without_subject, warn_of_tables_without_plugin};
 
 pub use warnings::warn_of_open_secrets;
@@ -103,6 +105,7 @@ pub struct Host {
     socketio: Server,
     dispatcher: Arc<Dispatcher>,
     timers: Arc<Timers>,
+    deliveries: Arc<Deliveries>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -196,6 +199,12 @@ impl Host {
         let dispatcher = Arc::new(dispatcher.sending_by(Arc::clone(&outbound)));
         let timers =
             Timers::new(Arc::clone(&dispatcher), Arc::clone(&registry), Arc::clone(&metrics));
+        let deliveries = Deliveries::new(
+            Arc::clone(&registry),
+            Arc::clone(&outbound),
+            dispatcher.clock().clone(),
+            Arc::clone(&metrics),
+        );
         let alarm = Arc::new(Notify::new());
         let loader =
             Arc::new(loader(&live, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
@@ -329,6 +338,7 @@ impl Host {
         warn_of_rules_without_subject(&registry.snapshot());
         dispatcher.start().await;
         timers.start();
+        deliveries.start();
         // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
         loaded.store(true, Ordering::Release);
@@ -354,6 +364,7 @@ impl Host {
             socketio,
             dispatcher,
             timers,
+            deliveries,
             ready,
             tasks,
             _said: said.ok(),
@@ -427,46 +438,4 @@ fn layered(endpoints: Router, origins: Origins, layers: Layers<'_>) -> Router {
         .layer(axum::middleware::from_fn(admission::close_reserved))
         .layer(axum::middleware::from_fn(problem::record))
         .layer(from_fn_with_state(TrustedProxies::new(&api.config.get()), proxy::resolve))
-}
-
-/// Returns how long one write may wait for its client. With the library, writes have no limit: its
-/// adapter cuts a client that does not read, and logs it.
-fn write_limit(config: &Config) -> Duration {
-    if config.server.socketio == SocketIo::Builtin {
-        config.limits.stalled_reader_ms
-    } else {
-        Duration::MAX
-    }
-}
-
-/// Creates the Socket.IO implementation that the configuration names.
-fn socketio(
-    config: &Config,
-    sockets: &Arc<Sockets>,
-    tasks: TaskTracker,
-) -> Result<Server, StartError> {
-    let sockets: Arc<dyn Clients> = Arc::clone(sockets) as _;
-    let clients = Arc::downgrade(&sockets);
-    match config.server.socketio {
-        SocketIo::Builtin => {
-            let server = builtin::Server::new(config, &clients)
-                .map_err(|error| StartError::Namespace(error.to_string()))?;
-            Ok(Server::Builtin(server))
-        }
-        SocketIo::Socketioxide => {
-            Ok(Server::Library(library::Server::new(config, &clients, tasks)))
-        }
-    }
-}
-
-/// Adds Socket.IO in front of the other endpoints.
-fn with_socketio(router: Router, server: &Server) -> Router {
-    match server {
-        Server::Builtin(server) => {
-            router.layer(from_fn_with_state(server.clone(), http::socketio::serve))
-        }
-        Server::Library(server) => router
-            .layer(server.layer())
-            .layer(from_fn_with_state(server.clone(), http::socketio::note)),
-    }
 }

@@ -36,6 +36,7 @@
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `socket` | connections, mailboxes | |
 //! | `timers` | timers that are due | |
+//! | `deliveries` | requests that are sent after a commit | |
 //! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
 //! | `settings` | a configuration that changes while the host runs | |
 //! | `http` | HTTP endpoints | `axum` |
@@ -101,6 +102,8 @@ pub mod dispatcher;
 mod socket;
 
 mod timers;
+
+mod deliveries;
 
 pub mod reload;
 

@@ -5,6 +5,7 @@
 //! Clients can't choose the value of a label: plugins and events are registered names, and outcomes
 //! are codes of rejections. Events without a handler are counted without a name.
 
+mod deliveries;
 mod events;
 mod histogram;
 mod outbound;
@@ -23,6 +24,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use deliveries::DeliveryMetrics;
 use events::EventMetrics;
 use outbound::OutboundMetrics;
 use plugins::{HostEventMetrics, PluginMetrics, TimerMetrics};
@@ -53,6 +55,7 @@ pub struct Metrics {
     host_events: HostEventMetrics,
     timers: TimerMetrics,
     outbound: OutboundMetrics,
+    deliveries: DeliveryMetrics,
     directory_ok: Gauge,
     usage: UsageMetrics,
 }
@@ -106,6 +109,7 @@ impl Default for Metrics {
         let host_events = HostEventMetrics::new(&mut registry);
         let timers = TimerMetrics::new(&mut registry);
         let outbound = OutboundMetrics::new(&mut registry);
+        let deliveries = DeliveryMetrics::new(&mut registry);
         let directory_ok = register(
             &mut registry,
             "plugin_directory_ok",
@@ -132,6 +136,7 @@ impl Default for Metrics {
             host_events,
             timers,
             outbound,
+            deliveries,
             directory_ok,
             usage,
         }
@@ -200,6 +205,7 @@ impl Metrics {
         self.plugins.show(plugins);
         self.host_events.show(plugins);
         self.timers.show(plugins);
+        self.deliveries.show(plugins);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

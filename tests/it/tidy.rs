@@ -110,7 +110,7 @@ fn no_part_uses_one_that_stands_behind_it() {
         &["contract"],
         &["registry"],
         &["dispatcher"],
-        &["socket", "timers", "reload"],
+        &["socket", "timers", "deliveries", "reload"],
         &["settings"],
         &["http"],
         &["host"],

@@ -71,8 +71,11 @@ impl Host {
         }
         let last = Instant::now() + LAST_STEPS;
         let left = || last.saturating_duration_since(Instant::now());
-        // Events of timers that do not finish come again at the next start.
-        let events = async { _ = tokio::join!(self.timers.stop(), self.dispatcher.stop()) };
+        // Events of timers that do not finish come again at the next start, and deliveries are sent
+        // again.
+        let events = async {
+            _ = tokio::join!(self.timers.stop(), self.deliveries.stop(), self.dispatcher.stop());
+        };
         if !within(LAST_HOST_EVENTS, &at_once, events).await {
             tracing::warn!("some host events, or events of timers, were not handled in time");
         }

@@ -30,6 +30,7 @@ pub(super) async fn metrics(
         let name = active.code.name();
         let host_events = api.dispatcher.waiting_host_events(name);
         let timers = active.state.store.timer_counts();
+        let deliveries = active.state.store.delivery_counts();
         let (store, disk) = (&active.state.store, active.state.store.disk());
         let state = StateGauges {
             bytes: disk.bytes,
@@ -47,6 +48,7 @@ pub(super) async fn metrics(
             host_events,
             timers: timers.live,
             dead_timers: timers.dead,
+            deliveries: [deliveries.live, deliveries.dead],
             state,
         }
     };

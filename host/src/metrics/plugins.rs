@@ -20,6 +20,8 @@ pub(crate) struct Gauges {
     pub(crate) timers: u64,
     /// Timers that are dead.
     pub(crate) dead_timers: u64,
+    /// Deliveries that wait, and that are dead.
+    pub(crate) deliveries: [u64; 2],
     /// Metrics of its state.
     pub(crate) state: StateGauges,
 }

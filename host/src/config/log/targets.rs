@@ -13,6 +13,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "command::serve",
             "command::serve::signals",
             "command::serve::systemd",
+            "deliveries",
             "dispatcher",
             "dispatcher::attempt",
             "dispatcher::commit",

@@ -1,0 +1,389 @@
+//! Sends the deliveries of plugins, after the commits of their handlers. Each plugin has one task,
+//! so that no plugin waits for another. The deliveries are in the plugin's file; only which of them
+//! are being sent is kept in memory. No handler runs for a delivery: its result is a timer.
+
+mod verdict;
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sockhop_core::delivery::{End, MAX_DELAY};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error_chain::ErrorChain;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::outbound::{DeliveryGrant, Outbound, Receipt, SendError};
+use crate::registry::{ActivePlugin, Registry};
+use crate::store::{Attempted, CommitError, DueDeliveries, DueDelivery, Store, StoreError};
+use crate::wall_clock::WallClock;
+
+use verdict::judge;
+
+/// How long a task sleeps at most. Attempts follow the system's clock, which can be set at any time.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest time between two tries to record an attempt.
+const RECORD: Duration = Duration::from_secs(60);
+
+/// How long a stopping host waits for attempts that have begun.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(3);
+
+/// Sends the deliveries of all plugins that serve.
+pub(crate) struct Deliveries {
+    registry: Arc<Registry>,
+    outbound: Arc<Outbound>,
+    clock: WallClock,
+    metrics: Arc<Metrics>,
+    /// The plugins with a task.
+    served: Mutex<HashSet<String>>,
+    /// No attempt begins any more.
+    stopped: CancellationToken,
+    /// Attempts that have begun end without a record. Deliveries are then sent again.
+    aborted: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What the task of one plugin knows.
+struct PluginDeliveries {
+    plugin: String,
+    /// The attempts, which return the keys of their deliveries.
+    running: JoinSet<String>,
+    /// The keys whose first delivery is being sent, each with its origin.
+    in_flight: HashMap<String, String>,
+    /// Until then the file is not read, because that has just failed.
+    failed_until: Option<Instant>,
+    /// What the last look has found, if all deliveries that are due are being sent.
+    found: Option<Found>,
+}
+
+/// What a look has found. Until it is outdated, the file is not read again.
+struct Found {
+    /// [`Store::delivery_changes`] before the look.
+    changes: u64,
+    /// When the next delivery is due.
+    next: Option<u64>,
+}
+
+impl Deliveries {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        outbound: Arc<Outbound>,
+        clock: WallClock,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let (served, tasks) = (Mutex::default(), TaskTracker::new());
+        let (stopped, aborted) = (CancellationToken::new(), CancellationToken::new());
+        Arc::new(Self { registry, outbound, clock, metrics, served, stopped, aborted, tasks })
+    }
+
+    /// Sends deliveries from now on.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut changes = this.registry.changes();
+            this.serve_new_plugins();
+            while let Some(Ok(())) = this.stopped.run_until_cancelled(changes.changed()).await {
+                this.serve_new_plugins();
+            }
+        });
+    }
+
+    /// Begins no more attempts, and waits a short time for those that have begun. The others are
+    /// aborted: their deliveries are sent again after the next start.
+    pub(crate) async fn stop(&self) {
+        self.stopped.cancel();
+        // Also if this future is dropped: no attempt may be recorded after the stores are closed.
+        let abort = self.aborted.clone().drop_guard();
+        self.tasks.close();
+        if timeout(LAST_ATTEMPTS, self.tasks.wait()).await.is_err() {
+            drop(abort);
+            self.tasks.wait().await;
+        }
+    }
+
+    /// The lock is held for one operation. A panic leaves the set consistent.
+    fn served(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a task for each plugin that serves and has none.
+    fn serve_new_plugins(self: &Arc<Self>) {
+        for active in &self.registry.snapshot().plugins {
+            let plugin = active.code.name();
+            if self.served().insert(plugin.to_owned()) {
+                let (this, plugin) = (Arc::clone(self), plugin.to_owned());
+                self.tasks.spawn(async move { this.serve(plugin).await });
+            }
+        }
+    }
+
+    /// Sends the deliveries of one plugin, until the plugin is gone.
+    async fn serve(self: Arc<Self>, plugin: String) {
+        let mut deliveries = PluginDeliveries {
+            plugin,
+            running: JoinSet::new(),
+            in_flight: HashMap::new(),
+            failed_until: None,
+            found: None,
+        };
+        let mut changes = self.registry.changes();
+        while !self.stopped.is_cancelled() {
+            let Some(active) = self.active(&deliveries.plugin) else { break };
+            let store = Arc::clone(&active.state.store);
+            // Before the look, so that no change is missed.
+            let mut changed = pin!(store.deliveries_notified());
+            changed.as_mut().enable();
+            let next = self.look(&mut deliveries, &store, &active.allowance.deliveries).await;
+            // A version that is replaced meanwhile is not kept.
+            drop(active);
+            tokio::select! {
+                () = self.stopped.cancelled() => {}
+                // An error means that the registry is gone, and with it the host.
+                _ = changes.changed() => {}
+                () = changed => {}
+                () = tokio::time::sleep(next) => {}
+                Some(ended) = deliveries.running.join_next() => deliveries.ended(ended.ok()),
+            }
+        }
+        while let Some(ended) = deliveries.running.join_next().await {
+            deliveries.ended(ended.ok());
+        }
+        self.served().remove(&deliveries.plugin);
+        // The plugin may have come back after the last look.
+        if !self.stopped.is_cancelled() && self.active(&deliveries.plugin).is_some() {
+            self.serve_new_plugins();
+        }
+    }
+
+    fn active(&self, plugin: &str) -> Option<Arc<ActivePlugin>> {
+        let generation = self.registry.snapshot();
+        generation.plugins.iter().find(|active| active.code.name() == plugin).cloned()
+    }
+
+    /// Begins to send the deliveries that are due, as many as may be sent at once. Returns the time
+    /// until the next look, at the latest.
+    async fn look(
+        self: &Arc<Self>,
+        deliveries: &mut PluginDeliveries,
+        store: &Arc<Store>,
+        grant: &DeliveryGrant,
+    ) -> Duration {
+        let has_failed = deliveries.failed_until.is_some_and(|until| until > Instant::now());
+        if has_failed
+            || store.delivery_counts().live == 0
+            || deliveries.in_flight.len() >= grant.at_once
+            || self.registry.snapshot().is_disabled(&deliveries.plugin)
+        {
+            return LOOK;
+        }
+        let (changes, now) = (store.delivery_changes(), self.clock.now_ms());
+        let until = |next: Option<u64>| {
+            let wait = next.map(|next| Duration::from_millis(next.saturating_sub(now)));
+            wait.unwrap_or(LOOK).min(LOOK)
+        };
+        if let Some(found) = deliveries.found.as_ref().filter(|found| found.is_valid(changes, now))
+        {
+            return until(found.next);
+        }
+        deliveries.found = None;
+        let DueDeliveries { due, next } = match due_deliveries(store, now, grant.at_once).await {
+            Ok(found) => found,
+            Err(error) => {
+                let plugin = &deliveries.plugin;
+                tracing::debug!(plugin, error = %ErrorChain(&error), "deliveries not read");
+                deliveries.failed_until = Some(Instant::now() + LOOK);
+                return LOOK;
+            }
+        };
+        let mut is_all = true;
+        for due in due {
+            if deliveries.in_flight.contains_key(&due.key) {
+                continue;
+            }
+            if deliveries.has_space(&due.origin, grant.at_once) {
+                self.begin(deliveries, store, grant, due);
+            } else {
+                is_all = false;
+            }
+        }
+        deliveries.found = is_all.then_some(Found { changes, next });
+        until(next)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        deliveries: &mut PluginDeliveries,
+        store: &Arc<Store>,
+        grant: &DeliveryGrant,
+        due: DueDelivery,
+    ) {
+        let key = due.key.clone();
+        deliveries.in_flight.insert(key.clone(), due.origin.clone());
+        let (this, store, grant) = (Arc::clone(self), Arc::clone(store), grant.clone());
+        let plugin = deliveries.plugin.clone();
+        deliveries.running.spawn(async move {
+            let mut attempt = Box::pin(this.attempt(&plugin, &store, &grant, &due));
+            if let Err(panic) = log::catch(attempt.as_mut()).await {
+                tracing::error!(
+                    plugin,
+                    error = panic.message,
+                    location = panic.location,
+                    "the host panicked while it sent a delivery"
+                );
+                this.pause(LOOK).await;
+            }
+            key
+        });
+    }
+
+    /// Makes one attempt, and records it.
+    async fn attempt(
+        &self,
+        plugin: &str,
+        store: &Arc<Store>,
+        grant: &DeliveryGrant,
+        due: &DueDelivery,
+    ) {
+        let (reading, id) = (Arc::clone(store), due.id);
+        let read = tokio::task::spawn_blocking(move || reading.delivery_request(id)).await;
+        let request = match read.unwrap_or(Err(StoreError::Damaged(PANICKED))) {
+            Ok(Some(request)) => request,
+            // An operator has dropped it.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(plugin, error = %ErrorChain(&error), "a delivery is not read");
+                return self.pause(LOOK).await;
+            }
+        };
+        let now = self.clock.now_ms();
+        let sending = self.outbound.deliver(plugin, grant, &due.delivery, request, now);
+        let Some(answer) = self.aborted.run_until_cancelled(sending).await else { return };
+        let (attempt, ended_at) = (due.attempts.saturating_add(1), self.clock.now_ms());
+        // Without random numbers, the delays do not differ.
+        let attempted = judge(&answer, attempt, ended_at, getrandom::u32().unwrap_or(100));
+        self.report(plugin, due, attempt, &answer, &attempted);
+        self.record(plugin, store, id, attempt, attempted).await;
+    }
+
+    /// Records an attempt. If that fails, tries again, and the key of the delivery waits: a delivery
+    /// that was received is not sent again only because the disk is full.
+    async fn record(
+        &self,
+        plugin: &str,
+        store: &Arc<Store>,
+        id: i64,
+        attempt: u32,
+        attempted: Attempted,
+    ) {
+        let (attempted, mut wait) = (Arc::new(attempted), LOOK);
+        loop {
+            let (store, attempted) = (Arc::clone(store), Arc::clone(&attempted));
+            let now = self.clock.now_ms();
+            let record = move || store.delivery_attempted(id, attempt, now, &attempted);
+            let recorded = tokio::task::spawn_blocking(record).await;
+            let Err(error) = recorded.unwrap_or(Err(CommitError::Unknown)) else { return };
+            tracing::warn!(plugin, id, error = %ErrorChain(&error), "the attempt to send a delivery \
+                                        is not recorded: the host tries again");
+            self.pause(wait).await;
+            if self.stopped.is_cancelled() {
+                return;
+            }
+            wait = (wait * 2).min(RECORD);
+        }
+    }
+
+    /// Counts an attempt and logs it, without the path, the headers and the bodies.
+    fn report(
+        &self,
+        plugin: &str,
+        due: &DueDelivery,
+        attempt: u32,
+        answer: &Result<Receipt, SendError>,
+        attempted: &Attempted,
+    ) {
+        let status = answer.as_ref().ok().map(|receipt| receipt.status);
+        let (delivery, origin) = (&due.delivery, &due.origin);
+        match attempted {
+            Attempted::Ended(End::Delivered { .. }) => {
+                self.metrics.delivery_attempt(plugin, "delivered");
+                tracing::debug!(plugin, delivery, origin, attempt, status, "delivered");
+            }
+            Attempted::Retry { next, reason, .. } => {
+                self.metrics.delivery_attempt(plugin, "failed");
+                let retry_ms = next.saturating_sub(self.clock.now_ms());
+                tracing::warn!(
+                    plugin,
+                    delivery,
+                    origin,
+                    attempt,
+                    status,
+                    retry_ms,
+                    reason,
+                    "a delivery failed: it is sent again"
+                );
+            }
+            Attempted::Ended(End::Dead { reason, .. }) => {
+                self.metrics.delivery_attempt(plugin, "dead");
+                tracing::error!(
+                    plugin,
+                    delivery,
+                    origin,
+                    attempt,
+                    status,
+                    reason,
+                    "a delivery failed for the last time: `sockhop deliveries` retries or drops it"
+                );
+            }
+        }
+    }
+
+    /// Waits so long, or until the host stops.
+    async fn pause(&self, time: Duration) {
+        self.stopped.run_until_cancelled(tokio::time::sleep(time)).await;
+    }
+}
+
+impl PluginDeliveries {
+    /// Whether one more delivery to `origin` may be sent now. One origin leaves a place for others,
+    /// if there is more than one: a receiver that hangs takes all of the time of its attempts.
+    fn has_space(&self, origin: &str, at_once: usize) -> bool {
+        let share = at_once.saturating_sub(1).max(1);
+        let of_origin = self.in_flight.values().filter(|other| *other == origin).count();
+        self.in_flight.len() < at_once && of_origin < share
+    }
+
+    /// Notes the end of an attempt. Attempts are never aborted, and a panic is caught.
+    fn ended(&mut self, key: Option<String>) {
+        if let Some(key) = key {
+            self.in_flight.remove(&key);
+        }
+        self.found = None;
+    }
+}
+
+impl Found {
+    fn is_valid(&self, changes: u64, now: u64) -> bool {
+        self.changes == changes && self.next.is_none_or(|next| next > now)
+    }
+}
+
+const PANICKED: &str = "the host panicked while it read the deliveries";
+
+/// Reads which deliveries are due, so many of each origin that some are left beside those that are
+/// being sent.
+async fn due_deliveries(
+    store: &Arc<Store>,
+    now: u64,
+    at_once: usize,
+) -> Result<DueDeliveries, StoreError> {
+    let store = Arc::clone(store);
+    let latest = now.saturating_add(MAX_DELAY);
+    let read = move || store.due_deliveries(now, latest, at_once.saturating_mul(2));
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Damaged(PANICKED)))
+}
