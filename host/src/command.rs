@@ -4,12 +4,14 @@ mod check;
 mod client;
 mod compile;
 mod data;
+mod deliveries;
 mod deploy;
 mod drain;
 mod emit;
 pub(crate) mod output;
 mod plugins;
 mod reload;
+mod rows;
 mod serve;
 mod timers;
 mod token;
@@ -42,6 +44,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Shows the timers of a plugin, and retries or drops dead timers
     Timers(timers::Timers),
+    /// Shows the deliveries of a plugin, and retries or drops dead deliveries
+    Deliveries(deliveries::Deliveries),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
     /// Stops a running host, and closes the connections of its clients over a longer time
@@ -64,6 +68,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Timers(timers) => timers.run(),
+        Command::Deliveries(deliveries) => deliveries.run(),
         Command::Deploy(deploy) => deploy.run(),
         Command::Drain(drain) => drain.run(),
         Command::Reload(reload) => reload.run(),

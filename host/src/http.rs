@@ -8,6 +8,7 @@ pub(crate) mod body;
 pub(crate) mod connection;
 mod contract;
 mod deadline;
+mod deliveries;
 pub(crate) mod drain;
 mod emit;
 mod health;
@@ -21,6 +22,7 @@ pub(crate) mod problem;
 pub(crate) mod proxy;
 mod reload;
 pub(crate) mod routes;
+mod rows;
 pub(crate) mod slots;
 pub(crate) mod socketio;
 mod timers;
@@ -113,6 +115,9 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/timers", get(timers::list))
         .route("/api/plugins/{name}/timers/retry", post(timers::retry))
         .route("/api/plugins/{name}/timers/drop", post(timers::drop))
+        .route("/api/plugins/{name}/deliveries", get(deliveries::list))
+        .route("/api/plugins/{name}/deliveries/retry", post(deliveries::retry))
+        .route("/api/plugins/{name}/deliveries/drop", post(deliveries::drop))
         .route("/api/drain", post(drain::drain))
         .route("/api/reload", post(reload::reload))
         .route("/api/reload/preview", post(reload::preview))

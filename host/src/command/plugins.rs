@@ -110,9 +110,10 @@ fn print_one(plugin: &Value) {
                 all.iter().for_each(|version| print_kept(member, version));
                 continue;
             }
-            Value::Object(counts) if member == "timers" => {
+            Value::Object(counts) if ["timers", "deliveries"].contains(&member.as_str()) => {
                 let of = |state: &str| counts.get(state).and_then(Value::as_u64).unwrap_or(0);
-                format!("{} set, {} dead", of("set"), of("dead"))
+                let live = if member == "timers" { "set" } else { "waiting" };
+                format!("{} {live}, {} dead", of(live), of("dead"))
             }
             Value::Array(all) => all
                 .iter()

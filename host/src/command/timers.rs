@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::HostArgs;
-use super::output;
+use super::rows::PluginArgs;
 
 /// Shows the timers of a plugin, and retries or drops dead timers
 #[derive(Debug, Args)]
@@ -50,17 +48,6 @@ enum TimersCommand {
 }
 
 #[derive(Debug, Args)]
-struct PluginArgs {
-    /// The plugin's name
-    name: String,
-    /// Prints JSON instead
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    host: HostArgs,
-}
-
-#[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct WhichArgs {
     /// The ids of the timers
@@ -76,6 +63,10 @@ impl WhichArgs {
     }
 }
 
+/// The members of a timer that are listed.
+const COLUMNS: [&str; 8] =
+    ["id", "timer", "key", "due", "next_attempt", "attempts", "died", "error"];
+
 impl Timers {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (plugin, path, body) = match self.command {
@@ -90,35 +81,6 @@ impl Timers {
                 (plugin, "timers/drop".to_owned(), Some(which.body()))
             }
         };
-        let PluginArgs { name, json, host } = plugin;
-        let path = format!("/api/plugins/{name}/{path}");
-        let document = host.ask(&path, body.as_ref())?.success()?;
-        if json {
-            output::json(&document);
-            return Ok(ExitCode::SUCCESS);
-        }
-        match document.get("timers") {
-            Some(Value::Array(rows)) => print(rows, document.get("next").and_then(Value::as_i64)),
-            Some(Value::Number(number)) => output::line(format_args!("{number} timers")),
-            _ => bail!("the host has answered something else: {document}"),
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn print(rows: &[Value], next: Option<i64>) {
-    let text = |row: &Value, name: &str| match row.get(name) {
-        Some(Value::String(text)) if !text.is_empty() => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => "-".to_owned(),
-    };
-    let columns = ["id", "timer", "key", "due", "next_attempt", "attempts", "died", "error"];
-    let cells = rows.iter().map(|row| columns.iter().map(|name| text(row, name)).collect());
-    output::table(
-        &["ID", "TIMER", "KEY", "DUE", "NEXT ATTEMPT", "ATTEMPTS", "DIED", "ERROR"],
-        cells.collect(),
-    );
-    if let Some(next) = next {
-        output::line(format_args!("more: --after {next}"));
+        plugin.run(&path, body.as_ref(), "timers", &COLUMNS)
     }
 }

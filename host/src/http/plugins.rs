@@ -154,6 +154,11 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
             "timers".to_owned(),
             json!(counts.map(|timers| json!({"set": timers.live, "dead": timers.dead}))),
         );
+        let counts = active.map(|active| active.state.store.delivery_counts());
+        members.insert(
+            "deliveries".to_owned(),
+            json!(counts.map(|all| json!({"waiting": all.live, "dead": all.dead}))),
+        );
         let origins = active.map(|active| active.allowance.origins());
         members.insert("outbound".to_owned(), json!(origins));
         let waiting = active.map(|active| active.allowance.waiting());

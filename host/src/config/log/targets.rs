@@ -27,6 +27,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "host::warnings",
             "http::accept",
             "http::connection",
+            "http::deliveries",
             "http::drain",
             "http::emit",
             "http::metrics",
