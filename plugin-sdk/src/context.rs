@@ -1,5 +1,6 @@
 //! The API of a handler while it handles one event.
 
+mod deliver;
 mod send;
 
 use std::fmt;
@@ -23,8 +24,8 @@ use crate::timer::{FiredTimer, Timer};
 
 /// The event that is handled: who caused it, and what the handler can do.
 ///
-/// All effects (emits, joins, leaves, stored values, timers, a disconnect) are checked immediately,
-/// held back until the handler returns `Ok`, and then applied together. After `Err`, none is
+/// All effects (emits, joins, leaves, stored values, timers, deliveries, a disconnect) are checked
+/// immediately, held back until the handler returns `Ok`, and then applied together. After `Err`, none is
 /// applied.
 pub struct Context {
     event: Event,

@@ -4,6 +4,8 @@
 //! The traits mirror `wit/v0.1` function by function, plus `wasi:config/store`, and add nothing.
 //! [`crate::Context`] builds the convenient API on top of them.
 
+#[cfg(not(target_family = "wasm"))]
+use sockhop_core::delivery::Delivery;
 use sockhop_core::effect::Target;
 #[cfg(not(target_family = "wasm"))]
 use sockhop_core::effect::Who;
@@ -51,6 +53,7 @@ pub(crate) trait Host:
     + StateCalls
     + TimerCalls
     + HttpCalls
+    + DeliverCalls
     + LogCalls
 {
 }
@@ -65,6 +68,7 @@ impl<T> Host for T where
         + StateCalls
         + TimerCalls
         + HttpCalls
+        + DeliverCalls
         + LogCalls
 {
 }
@@ -147,6 +151,12 @@ pub(crate) trait TimerCalls {
 pub(crate) trait HttpCalls {
     #[cfg(not(target_family = "wasm"))]
     fn send(&self, request: Request) -> Result<Response>;
+}
+
+/// The interface `deliver`. Only for the test host; see [`ConnectionCalls`].
+pub(crate) trait DeliverCalls {
+    #[cfg(not(target_family = "wasm"))]
+    fn deliver(&self, delivery: Delivery) -> Result<String>;
 }
 
 /// The interface `log`.

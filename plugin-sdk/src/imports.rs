@@ -5,6 +5,7 @@
 //! targets.
 
 mod connections;
+pub(crate) mod deliver;
 mod emitter;
 pub(crate) mod http;
 mod identity;

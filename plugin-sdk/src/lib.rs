@@ -107,10 +107,10 @@
 //!
 //! # All or nothing
 //!
-//! The host checks each effect of a handler (emit, join, leave, stored value, timer) when the
-//! handler calls it, and holds it back. (It checks joins of others when it applies them.) When the
-//! handler has returned `Ok` and the host has stored the values and timers, the host applies all
-//! effects together. After `Err`, a panic, a missed deadline or a failed write, it applies none. A
+//! The host checks each effect of a handler (emit, join, leave, stored value, timer, delivery) when
+//! the handler calls it, and holds it back. (It checks joins of others when it applies them.) When
+//! the handler has returned `Ok` and the host has stored the values, timers and deliveries, the host
+//! applies all effects together. After `Err`, a panic, a missed deadline or a failed write, it applies none. A
 //! refused call does not fail the event by itself: the event fails if the handler returns the
 //! [`Refusal`], as `?` does. There is one exception: if the state is `unavailable`, the host
 //! discards the effects, whatever the handler returns.
@@ -202,9 +202,14 @@
 //! run at once than it has instances. An event that finds no place is stopped, and handled again
 //! when there is one.
 //!
+//! A request that must arrive, such as an event for another system, is a [`Delivery`]
+//! ([`Context::deliver`]): an effect, which the host sends after the commit, signs, and sends again
+//! until the receiver has it. A handler that needs no answer should deliver, and not send.
+//!
 //! # What a plugin can't do
 //!
-//! A plugin can't access files, the network except by [`Context::send`], the environment or the
+//! A plugin can't access files, the network except by [`Context::send`] and [`Context::deliver`],
+//! the environment or the
 //! state of another plugin. An instance handles one event at a time, within 250 ms of CPU time and
 //! 128 MiB of memory; an operator can change these limits. A plugin can emit only events that it
 //! declares, to rooms that the declaration names. It can join its caller to rooms that any plugin
@@ -223,6 +228,7 @@ mod route;
 mod time;
 mod timer;
 
+mod delivery;
 mod host;
 mod json;
 
@@ -246,6 +252,7 @@ pub use access::Access;
 pub use attachment::Attachment;
 pub use connection::Connection;
 pub use context::Context;
+pub use delivery::{Delivery, DeliveryOutcome, DeliveryResult};
 pub use emits::Emits;
 pub use handlers::Handler;
 #[doc(hidden)]

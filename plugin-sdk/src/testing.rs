@@ -15,6 +15,7 @@ mod outcome;
 mod declared;
 mod timers;
 
+mod deliveries;
 mod stubs;
 
 mod run;
@@ -42,6 +43,7 @@ use crate::refusal::{Refusal, Result};
 use crate::time::milliseconds;
 use crate::timer::FiredTimer;
 
+pub use self::deliveries::CommittedDelivery;
 pub use self::outcome::{Effect, LoadError, Outcome};
 pub use self::timers::SetTimer;
 
@@ -55,8 +57,8 @@ const NAMESPACE: &str = "/";
 /// Maximum number of timers that fire in one [`advance`](TestHost::advance).
 const FIRINGS: usize = 100_000;
 
-/// A host for one plugin in a unit test. It keeps state, room membership, sequences and timers
-/// between events.
+/// A host for one plugin in a unit test. It keeps state, room membership, sequences, timers and
+/// deliveries between events.
 ///
 /// Events come from one connection at a time, the *caller*. At first this is the anonymous
 /// connection `c1`. [`connection`](Self::connection) selects another one, and [`user`](Self::user)

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sockhop_core::effect::{Target, Who};
 use sockhop_core::rejection;
 
+use crate::delivery::Delivery;
 use crate::refusal::{Refusal, Result};
 
 /// Why a host refuses to load a plugin. The text is the one that an operator would see.
@@ -86,6 +87,8 @@ pub enum Effect {
         /// Its key.
         key: String,
     },
+    /// A request is sent after the commit.
+    Deliver(Delivery),
     /// The caller's connection was closed, for this reason.
     Disconnect(String),
 }

@@ -2,6 +2,7 @@
 //! interface, and holds back its effects.
 
 mod connections;
+mod deliver;
 mod emitter;
 mod http;
 mod identity;
@@ -20,6 +21,7 @@ use sockhop_core::effect::{EffectLimits, require_caller};
 use sockhop_core::identity::Identity;
 
 use super::declared::Declared;
+use super::deliveries::CommittedDelivery;
 use super::outcome::{Effect, of_host};
 use super::stubs::Stubs;
 use super::timers::{Change, Timers};
@@ -41,6 +43,8 @@ pub(super) struct World {
     pub(super) settings: BTreeMap<String, String>,
     pub(super) stubs: Stubs,
     pub(super) requests: Vec<Request>,
+    /// Those that have not ended.
+    pub(super) deliveries: Vec<CommittedDelivery>,
 }
 
 /// Who caused an event.
