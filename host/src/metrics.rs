@@ -256,6 +256,7 @@ mod tests {
         metrics.timer_event("lab", "failed");
         metrics.outbound_request("lab", "timeout", Some(Duration::from_millis(1)));
         metrics.outbound_request("lab", "not_allowed", None);
+        metrics.delivery_attempt("lab", "failed");
         metrics.log_lines_dropped(5);
         metrics.tls_handshake("failed");
         metrics.tls_expiry(Some(1_800_000_000));
@@ -269,6 +270,7 @@ mod tests {
             host_events: 5,
             timers: 7,
             dead_timers: 1,
+            deliveries: [6, 2],
             state,
         };
         let text = metrics.render(3, 4, &[lab]).unwrap();
@@ -289,6 +291,9 @@ mod tests {
             r#"sockhop_outbound_requests_total{plugin="lab",outcome="timeout"} 1"#,
             r#"sockhop_outbound_requests_total{plugin="lab",outcome="not_allowed"} 1"#,
             r#"sockhop_outbound_seconds_count{plugin="lab"} 1"#,
+            r#"sockhop_deliveries{plugin="lab",state="waiting"} 6"#,
+            r#"sockhop_deliveries{plugin="lab",state="dead"} 2"#,
+            r#"sockhop_delivery_attempts_total{plugin="lab",outcome="failed"} 1"#,
             r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
             r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,
             r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,

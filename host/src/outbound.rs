@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
+use sockhop_core::delivery::Delivery;
 use sockhop_core::outbound::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -264,18 +265,23 @@ impl Allowance {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Checks that the URL of a delivery is valid, that its origin is listed, and that there are
-    /// secrets to sign it. Returns the origin.
+    /// Checks that a delivery is valid, that its origin is listed, and that there are secrets to
+    /// sign it. Its key has at most `max_key` bytes. Returns the origin.
     ///
     /// # Errors
-    /// `misuse`, `not_allowed`.
-    pub(crate) fn check_delivery(&self, url: &str) -> Result<String, SendError> {
-        let Target { origin, .. } = Target::find(url, &self.origins)?;
+    /// `misuse`, `limit`, `not_allowed`.
+    pub(crate) fn check_delivery(
+        &self,
+        delivery: &Delivery,
+        max_key: usize,
+    ) -> Result<String, Refusal> {
+        delivery.check(max_key, self.request_bytes)?;
+        let Target { origin, .. } = Target::find(&delivery.request.url, &self.origins)?;
         let mut listed = self.origins.iter();
         let is_signed = listed
             .find(|listed| listed.text() == origin)
             .is_some_and(ListedOrigin::takes_deliveries);
-        if is_signed { Ok(origin) } else { Err(unsigned(&origin)) }
+        if is_signed { Ok(origin) } else { Err(unsigned(&origin).into()) }
     }
 
     /// Takes the permit of one event, if one is free and nobody waits for it.

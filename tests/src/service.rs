@@ -2,7 +2,7 @@
 //! path of a request says, also what no server should do.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ struct Shared {
     most_open: AtomicUsize,
     /// One for each request to `/hold` that may be answered.
     released: Semaphore,
+    /// The status with which `/status` answers.
+    status: AtomicU16,
+    /// Requests to `/cut_once`.
+    cut: AtomicUsize,
 }
 
 /// Counts a connection while it exists.
@@ -67,8 +71,16 @@ impl Service {
         Self::with(Some(TlsAcceptor::from(Arc::new(config.expect("a certificate"))))).await
     }
 
+    /// Starts a server on an address where nobody listens.
+    pub async fn at(address: SocketAddr) -> Self {
+        Self::on(TcpListener::bind(address).await.expect("a free address"), None)
+    }
+
     async fn with(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        Self::on(TcpListener::bind(("127.0.0.1", 0)).await.expect("a port"), tls)
+    }
+
+    fn on(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             requests: Mutex::default(),
@@ -76,6 +88,8 @@ impl Service {
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             released: Semaphore::new(0),
+            status: AtomicU16::new(200),
+            cut: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
@@ -104,6 +118,11 @@ impl Service {
     /// The requests so far, with head and body.
     pub fn requests(&self) -> Vec<String> {
         self.shared.requests.lock().expect("the requests").clone()
+    }
+
+    /// Lets `/status` answer with this status from now on.
+    pub fn answer_with(&self, status: u16) {
+        self.shared.status.store(status, Ordering::SeqCst);
     }
 
     /// Number of connections so far.
@@ -145,6 +164,17 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
             "/hold" => {
                 shared.released.acquire().await.expect("never closed").forget();
                 whole(&mut stream, "200 OK", "", b"held").await
+            }
+            "/status" => {
+                let status = shared.status.load(Ordering::SeqCst);
+                whole(&mut stream, &format!("{status} Status"), "", b"status").await
+            }
+            "/cut_once" if shared.cut.fetch_add(1, Ordering::SeqCst) == 0 => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort").await
+            }
+            _ if path.starts_with("/status/") => {
+                let status = path.trim_start_matches("/status/");
+                whole(&mut stream, &format!("{status} Status"), "retry-after: 7200\r\n", b"").await
             }
             "/echo" => whole(&mut stream, "200 OK", "x-own: 1\r\n", request.as_bytes()).await,
             "/gzip" => {

@@ -1,6 +1,6 @@
 //! Proves that the host and the SDK's test host load the same plugins, and refuse the others for
 //! the same reason. The host is called as a component would call it: through the functions of the
-//! WIT interface.
+//! WIT interface. Also proves that both refuse the same deliveries.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,12 +11,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sockhop_core::declarations::{Declarations, Registration};
+use sockhop_core::delivery::Delivery;
 use sockhop_core::events::Events;
+use sockhop_core::outbound::Request;
 use sockhop_sdk::testing::TestHost;
 use sockhop_sdk::{Access, Context, Cron, Emits, Output, Plugin, Registry, Result, Route, Timer};
 
-use crate::config::Limits;
+use crate::config::{Limits, ListedOrigin, PluginSettings, WebhookSecret};
 use crate::error_chain::ErrorChain;
+use crate::outbound::Allowance;
 
 use super::bindings::sockhop::plugin::registry::Host;
 use super::bindings::sockhop::plugin::types;
@@ -275,6 +278,61 @@ proptest! {
     #[test]
     fn the_host_and_the_test_host_load_and_refuse_the_same_plugins(described in description()) {
         prop_assert_eq!(load(&described.plugin()), load_in_test(described.plugin()));
+    }
+}
+
+/// A delivery of a random handler: its key, its method, its URL, a header, and bytes of its body.
+type Described = (String, String, String, (String, String), usize);
+
+fn delivery() -> impl Strategy<Value = Described> {
+    let key = text(&["k", "order 7", "", "ü"]);
+    let method = text(&["POST", "PUT", "CONNECT", "", "a b"]);
+    // Only the host parses a URL, and only the host knows origins: the rest of each is simple.
+    let url = prop_oneof![
+        8 => select(&["https://a.test/hook", "HTTPS://a.test", "https://a.test:443/?x#y"][..]),
+        4 => select(&["a.test", "ftp://a.test", "https://u@a.test", "https:///x", ""][..]),
+    ];
+    let name = text(&["content-type", "x-y", "host", "Webhook-Id", "proxy-x", "a b", ""]);
+    let value = prop_oneof![8 => Just("x".to_owned()), 1 => Just("a\nb".to_owned())];
+    let size = prop_oneof![8 => 0..100_usize, 1 => Just(300 << 10)];
+    (key, method, url.prop_map(str::to_owned), (name, value), size)
+}
+
+/// Why the host refuses a delivery of a plugin that may deliver to its origin.
+fn refused(described: &Described) -> std::result::Result<(), (String, String)> {
+    let (key, method, url, (name, value), size) = described.clone();
+    let headers = vec![(name, value.into_bytes())];
+    let request = Request { method, url, headers, body: vec![0; size], timeout: None };
+    let secret = WebhookSecret::parse("whsec_MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1u").unwrap();
+    let origin = ListedOrigin::parse("https://a.test", false).unwrap();
+    let outbound = vec![origin.with_webhook_secrets(vec![secret])];
+    let settings = PluginSettings { outbound, ..PluginSettings::default() };
+    let max_key = settings.limits.state_key_bytes.get();
+    let delivery = Delivery { key, request, result: None };
+    let checked = Allowance::new(&settings, 2).check_delivery(&delivery, max_key);
+    checked.map(drop).map_err(|refusal| (refusal.code, refusal.message))
+}
+
+/// Why the test host refuses it.
+fn refused_in_test(described: &Described) -> std::result::Result<(), (String, String)> {
+    let deliver = |ctx: &Context, (key, method, url, (name, value), size): Described| {
+        let request = sockhop_sdk::http::Request::new(&method, url).header(&name, value);
+        let request = request.with_body(vec![0; size]);
+        ctx.deliver(sockhop_sdk::Delivery::new(key, request)).map(drop)
+    };
+    let plugin = Plugin::new("courier", "1.0.0", "").on("deliver", deliver);
+    let outcome = TestHost::new(plugin).handle("deliver", serde_json::to_value(described).unwrap());
+    outcome.reply.map(drop).map_err(|refusal| (refusal.code, refusal.message))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_host_and_the_test_host_refuse_the_same_deliveries_for_the_same_reason(
+        described in delivery()
+    ) {
+        prop_assert_eq!(refused(&described), refused_in_test(&described));
     }
 }
 

@@ -12,9 +12,8 @@ use super::Run;
 impl DeliverCalls for Run {
     fn deliver(&mut self, delivery: Delivery) -> Result<String, Refusal> {
         self.check_effect_limits(1, delivery.bytes())?;
-        let allowance = &self.active.allowance;
-        delivery.check(self.limits().state_key_bytes.get(), allowance.request_bytes)?;
-        let origin = allowance.check_delivery(&delivery.request.url)?;
+        let max_key = self.limits().state_key_bytes.get();
+        let origin = self.active.allowance.check_delivery(&delivery, max_key)?;
         if let Some(timer) = &delivery.result {
             events::declared_timer(&self.active.timers, timer)?;
         }
