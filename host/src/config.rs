@@ -275,8 +275,8 @@ impl Config {
     }
 
     /// Returns the files with secrets of keys and of deliveries, and that of the key of TLS. `file`
-    /// is the configuration file: it is one of them if it has a secret itself. The settings name the
-    /// other files.
+    /// is the configuration file: it is one of them if it has a secret itself. The settings name
+    /// the other files.
     pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
         let tokens = &self.auth.keys;
         let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());

@@ -25,7 +25,8 @@ use crate::wall_clock::WallClock;
 
 use verdict::judge;
 
-/// How long a task sleeps at most. Attempts follow the system's clock, which can be set at any time.
+/// How long a task sleeps at most. Attempts follow the system's clock, which can be set at any
+/// time.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The longest time between two tries to record an attempt.
@@ -271,8 +272,8 @@ impl Deliveries {
         self.record(plugin, store, id, attempt, attempted).await;
     }
 
-    /// Records an attempt. If that fails, tries again, and the key of the delivery waits: a delivery
-    /// that was received is not sent again only because the disk is full.
+    /// Records an attempt. If that fails, tries again, and the key of the delivery waits: a
+    /// delivery that was received is not sent again only because the disk is full.
     async fn record(
         &self,
         plugin: &str,

@@ -66,7 +66,7 @@ use priority::lower_priority;
 use reload_thread::follow;
 use reloadable::reloadable;
 use tending::tend;
-use transports::{socketio, with_socketio, write_limit};
+use transports::{socketio, write_limit};
 use warnings::{warn_of_rules_without_subject, warn_of_tables_without_plugin};
 
 pub use warnings::warn_of_open_secrets;
@@ -438,4 +438,16 @@ fn layered(endpoints: Router, origins: Origins, layers: Layers<'_>) -> Router {
         .layer(axum::middleware::from_fn(admission::close_reserved))
         .layer(axum::middleware::from_fn(problem::record))
         .layer(from_fn_with_state(TrustedProxies::new(&api.config.get()), proxy::resolve))
+}
+
+/// Adds Socket.IO in front of the other endpoints.
+fn with_socketio(router: Router, server: &Server) -> Router {
+    match server {
+        Server::Builtin(server) => {
+            router.layer(from_fn_with_state(server.clone(), http::socketio::serve))
+        }
+        Server::Library(server) => router
+            .layer(server.layer())
+            .layer(from_fn_with_state(server.clone(), http::socketio::note)),
+    }
 }

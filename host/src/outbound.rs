@@ -82,8 +82,8 @@ pub(crate) struct ReadyOutbound {
 }
 
 impl Outbound {
-    /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities and
-    /// the secrets.
+    /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities
+    /// and the secrets.
     ///
     /// # Errors
     /// The configured authorities or secrets can't be used.

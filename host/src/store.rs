@@ -1,6 +1,6 @@
 //! The durable state of one plugin: keys, values, sequences, timers and deliveries in one SQLite
-//! file. Reads use snapshots. A commit detects whether the data that the handler read has changed. Only this
-//! module uses SQLite.
+//! file. Reads use snapshots. A commit detects whether the data that the handler read has changed.
+//! Only this module uses SQLite.
 //!
 //! It does not know what the values mean or which handler reads or writes them. It does not retry:
 //! it returns a conflict to the caller. All calls except the `async` ones block, usually for
@@ -8,9 +8,9 @@
 //!
 //! A commit survives the death of the process at once. It survives a crash of the machine once the
 //! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
-//! missing, but never a part of one. A commit with deliveries is on the disk, and all commits before
-//! it are, before anyone learns of it (`synchronous=FULL`): no crash undoes a commit whose request
-//! was sent.
+//! missing, but never a part of one. A commit with deliveries is on the disk, and all commits
+//! before it are, before anyone learns of it (`synchronous=FULL`): no crash undoes a commit whose
+//! request was sent.
 
 mod answers;
 mod changes;

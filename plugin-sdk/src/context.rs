@@ -25,8 +25,8 @@ use crate::timer::{FiredTimer, Timer};
 /// The event that is handled: who caused it, and what the handler can do.
 ///
 /// All effects (emits, joins, leaves, stored values, timers, deliveries, a disconnect) are checked
-/// immediately, held back until the handler returns `Ok`, and then applied together. After `Err`, none is
-/// applied.
+/// immediately, held back until the handler returns `Ok`, and then applied together. After `Err`,
+/// none is applied.
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,

@@ -10,15 +10,16 @@ use crate::http::Request;
 use crate::refusal::Result;
 use crate::timer::Timer;
 
-/// A request that the host sends after the commit, for [`Context::deliver`](crate::Context::deliver).
+/// A request that the host sends after the commit, for
+/// [`Context::deliver`](crate::Context::deliver).
 ///
 /// # What the host promises
 ///
 /// - A delivery is stored together with the other effects of the handler, or not at all. So that of
 ///   a handler that has failed is never sent. Deliveries belong to the plugin's name, as its state
 ///   does, and survive a restart of the host.
-/// - The receiver gets it at least once, with the same id in the header `webhook-id`, or it is dead.
-///   The receiver must drop an id that it knows.
+/// - The receiver gets it at least once, with the same id in the header `webhook-id`, or it is
+///   dead. The receiver must drop an id that it knows.
 /// - Deliveries with the same key arrive in the order of their commits. Other ones are sent at the
 ///   same time. While one is tried again, later ones with its key wait. A dead one lets them pass.
 /// - It is signed as Standard Webhooks specifies: the headers `webhook-id`, `webhook-timestamp` and

@@ -109,11 +109,11 @@
 //!
 //! The host checks each effect of a handler (emit, join, leave, stored value, timer, delivery) when
 //! the handler calls it, and holds it back. (It checks joins of others when it applies them.) When
-//! the handler has returned `Ok` and the host has stored the values, timers and deliveries, the host
-//! applies all effects together. After `Err`, a panic, a missed deadline or a failed write, it applies none. A
-//! refused call does not fail the event by itself: the event fails if the handler returns the
-//! [`Refusal`], as `?` does. There is one exception: if the state is `unavailable`, the host
-//! discards the effects, whatever the handler returns.
+//! the handler has returned `Ok` and the host has stored the values, timers and deliveries, the
+//! host applies all effects together. After `Err`, a panic, a missed deadline or a failed write, it
+//! applies none. A refused call does not fail the event by itself: the event fails if the handler
+//! returns the [`Refusal`], as `?` does. There is one exception: if the state is `unavailable`, the
+//! host discards the effects, whatever the handler returns.
 //!
 //! The host can run a handler again for the same event, if a value that the handler has read was
 //! changed meanwhile. The host then drops all effects of the first run. [`Context::event_id`],

@@ -78,6 +78,17 @@ const REACHED: &[(&str, &str, &str)] = &[
         "one_network_has_no_more_connections_and_sessions_than_is_set",
     ),
     ("limits.declarations", "faults", "loading_has_limits_of_one_plugin_too"),
+    ("limits.deliveries", "deliver", "a_plugin_has_so_many_deliveries_as_is_set"),
+    (
+        "limits.deliveries_at_once",
+        "deliver",
+        "a_receiver_that_hangs_takes_no_more_places_and_time_than_is_set",
+    ),
+    (
+        "limits.delivery_ms",
+        "deliver",
+        "a_receiver_that_hangs_takes_no_more_places_and_time_than_is_set",
+    ),
     ("limits.drain_ms", "reload", "events_that_outlive_the_drain_are_ended"),
     ("limits.effects", "reload", "a_plugin_has_settings_and_limits_of_its_own"),
     (

@@ -20,6 +20,7 @@ mod configured;
 mod cost;
 #[cfg(target_os = "linux")]
 mod cpu_time;
+mod deliver;
 mod delivery;
 mod durability;
 mod edge;

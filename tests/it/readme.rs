@@ -127,7 +127,7 @@ fn quoted(document: &str) -> Vec<String> {
 fn help(command: &str) -> Option<String> {
     let below: &[&str] = match command {
         "plugins" => &["list", "show", "rollback", "disable", "enable", "forget"],
-        "timers" => &["list", "retry", "drop"],
+        "timers" | "deliveries" => &["list", "retry", "drop"],
         "data" => &["verify", "accept-loss"],
         _ => &[],
     };

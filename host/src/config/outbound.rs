@@ -180,8 +180,9 @@ impl<'de> Deserialize<'de> for ListedOrigin {
         }
         if let Some(secrets) = &table.webhook_secrets {
             let secrets = secrets.iter().map(String::as_str);
-            let secrets = WebhookSecret::parse_all("webhook_secrets", secrets);
-            let named = |wrong: String| problem(format!("is listed with {wrong}"));
+            let secrets = WebhookSecret::parse_all(secrets);
+            let named =
+                |wrong: String| problem(format!("is listed with `webhook_secrets`: {wrong}"));
             parsed.webhook_secrets = secrets.map_err(named)?;
         }
         parsed.webhook_secrets_file = table.webhook_secrets_file;
@@ -251,8 +252,8 @@ mod tests {
         let of_file = listed("webhook_secrets_file = \"/run/secrets/a\"");
         assert!(of_file.takes_deliveries() && of_file.webhook_secrets().is_empty());
         for (wrong, said) in [
-            ("webhook_secrets = []", "has 0 secrets"),
-            ("webhook_secrets = [\"whsec_MDEy\"]", "webhook_secrets[0] is no secret"),
+            ("webhook_secrets = []", "found 0 secrets"),
+            ("webhook_secrets = [\"whsec_MDEy\"]", "number 1 is no secret"),
             ("webhook_secrets = \"whsec_MDEy\"", "expected an origin"),
             ("webhook_secrets = [\"whsec_MDEy\"], webhook_secrets_file = \"x\"", "one of the two"),
         ] {

@@ -40,26 +40,24 @@ impl WebhookSecret {
         if BYTES.contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(expected()) }
     }
 
-    /// Parses the secrets of one origin, which are named by `setting`.
+    /// Parses the secrets of one origin.
     ///
     /// # Errors
     /// There is none, there are too many, or one has another form.
     pub(crate) fn parse_all<'text>(
-        setting: &str,
         texts: impl IntoIterator<Item = &'text str>,
     ) -> Result<Vec<Self>, String> {
         let secrets: Vec<Self> = texts
             .into_iter()
             .enumerate()
             .map(|(index, text)| {
-                Self::parse(text).map_err(|problem| format!("{setting}[{index}] {problem}"))
+                Self::parse(text).map_err(|problem| format!("number {} {problem}", index + 1))
             })
             .collect::<Result<_, _>>()?;
         match secrets.len() {
             1..=MAX_SECRETS => Ok(secrets),
             found => Err(format!(
-                "{setting} has {found} secrets, expected 1, or up to {MAX_SECRETS} while they are \
-                 replaced"
+                "found {found} secrets, expected 1, or up to {MAX_SECRETS} while they are replaced"
             )),
         }
     }
@@ -100,9 +98,9 @@ mod tests {
         let secret = format!("{PREFIX}{}", STANDARD.encode([7; 32]));
         for (number, is_right) in [(0, false), (1, true), (MAX_SECRETS, true), (5, false)] {
             let all = vec![secret.as_str(); number];
-            assert_eq!(WebhookSecret::parse_all("webhook_secrets", all).is_ok(), is_right);
+            assert_eq!(WebhookSecret::parse_all(all).is_ok(), is_right);
         }
-        let problem = WebhookSecret::parse_all("webhook_secrets", [&*secret, "x"]).unwrap_err();
-        assert!(problem.starts_with("webhook_secrets[1] is no secret"), "{problem}");
+        let problem = WebhookSecret::parse_all([&*secret, "x"]).unwrap_err();
+        assert!(problem.starts_with("number 2 is no secret"), "{problem}");
     }
 }

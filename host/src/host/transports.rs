@@ -1,14 +1,11 @@
-//! The Socket.IO implementation of a host, and how it is put in front of the other endpoints.
+//! The Socket.IO implementation of a host, and how long a write to a client may wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::middleware::from_fn_with_state;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SocketIo};
-use crate::http;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
 
@@ -41,17 +38,5 @@ pub(super) fn socketio(
         SocketIo::Socketioxide => {
             Ok(Server::Library(library::Server::new(config, &clients, tasks)))
         }
-    }
-}
-
-/// Adds Socket.IO in front of the other endpoints.
-pub(super) fn with_socketio(router: Router, server: &Server) -> Router {
-    match server {
-        Server::Builtin(server) => {
-            router.layer(from_fn_with_state(server.clone(), http::socketio::serve))
-        }
-        Server::Library(server) => router
-            .layer(server.layer())
-            .layer(from_fn_with_state(server.clone(), http::socketio::note)),
     }
 }

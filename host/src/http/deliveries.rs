@@ -19,7 +19,8 @@ use super::rows::{self, Command, Page, rfc3339};
 /// What the rows are, for messages.
 const KIND: &str = "deliveries";
 
-/// Returns deliveries of one plugin, in the order of their ids, and the id to continue after, or null.
+/// Returns deliveries of one plugin, in the order of their ids, and the id to continue after, or
+/// null.
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,

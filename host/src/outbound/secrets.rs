@@ -27,7 +27,7 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// The file does not contain what it should.
-    #[error("plugins.{plugin}.outbound: {origin} is listed with {}, where {problem}", file.display())]
+    #[error("plugins.{plugin}.outbound: {origin} is listed with {}: {problem}", file.display())]
     Unusable {
         /// The plugin.
         plugin: String,
@@ -84,7 +84,7 @@ fn of_file(
         return Err(SecretsError::Unreadable { plugin, origin, file: name, source });
     }
     let lines = text.lines().filter(|line| !line.trim().is_empty());
-    WebhookSecret::parse_all("line", lines).map_err(|problem| SecretsError::Unusable {
+    WebhookSecret::parse_all(lines).map_err(|problem| SecretsError::Unusable {
         plugin,
         origin,
         file: name,
@@ -120,7 +120,7 @@ mod tests {
         }
         std::fs::write(&file, "whsec_MDEy\n").unwrap();
         let error = Secrets::read(&config(&of_file)).unwrap_err().to_string();
-        assert!(error.contains("line[0] is no secret") && !error.contains("MDEy"), "{error}");
+        assert!(error.contains("number 1 is no secret") && !error.contains("MDEy"), "{error}");
         std::fs::remove_file(&file).unwrap();
         let error = Secrets::read(&config(&of_file)).unwrap_err().to_string();
         assert!(error.contains("can't read") && error.contains("https://a.test"), "{error}");

@@ -7,8 +7,8 @@ use ring::hmac;
 
 use crate::config::WebhookSecret;
 
-/// Returns the headers of a delivery with this id that is sent at `seconds` since 1970. There is one
-/// signature for each secret, so that secrets can be replaced.
+/// Returns the headers of a delivery with this id that is sent at `seconds` since 1970. There is
+/// one signature for each secret, so that secrets can be replaced.
 pub(super) fn headers(
     secrets: &[WebhookSecret],
     id: &str,

@@ -121,9 +121,9 @@ impl Store {
         self.with_writer_at_once(|writer| self.commit_by(writer, group))?.ok()
     }
 
-    /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored. A commit
-    /// with deliveries returns when it is on the disk: a power cut must not undo a commit whose
-    /// request was sent.
+    /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored. A
+    /// commit with deliveries returns when it is on the disk: a power cut must not undo a commit
+    /// whose request was sent.
     fn commit_by(
         &self,
         writer: &mut Connection,
@@ -249,9 +249,9 @@ impl Store {
         Ok(Ok(then))
     }
 
-    /// Whether there would be too many deliveries. A delivery can end with a timer, which may exceed
-    /// the number of timers. So both together are limited too: a plugin that does not handle its
-    /// results can't fill the file with them.
+    /// Whether there would be too many deliveries. A delivery can end with a timer, which may
+    /// exceed the number of timers. So both together are limited too: a plugin that does not handle
+    /// its results can't fill the file with them.
     fn has_too_many_deliveries(&self, then: &Totals) -> bool {
         let max = self.limits.deliveries;
         then.deliveries > max

@@ -17,8 +17,9 @@ struct Order {
     #[serde(default)]
     headers: Vec<(String, String)>,
     #[serde(default)]
-    #[schemars(length(max = 300_000))]
     body: String,
+    /// Bytes of a body in its place.
+    bytes: Option<usize>,
     /// Number of deliveries, with the number behind the body.
     times: Option<u32>,
     /// Whether each has a key of its own: the number behind the key.
@@ -49,7 +50,11 @@ fn deliver(ctx: &Context, order: Order) -> Result<Vec<String>> {
         for (name, value) in &order.headers {
             request = request.header(name, value);
         }
-        let request = request.with_body(format!("{}{behind}", order.body));
+        let body = match order.bytes {
+            Some(bytes) => "x".repeat(bytes),
+            None => format!("{}{behind}", order.body),
+        };
+        let request = request.with_body(body);
         let key = if order.own_keys { format!("{}{behind}", order.key) } else { order.key.clone() };
         let mut delivery = Delivery::new(key, request);
         if order.result {
