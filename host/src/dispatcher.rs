@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::rate::{RateLimits, Verdict};
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
-use crate::rejection::{Rejection, Retry};
+use crate::rejection::{Origin, Rejection, Retry};
 use crate::rooms::Rooms;
 use crate::rule::Access;
 use crate::wall_clock::WallClock;
@@ -78,9 +78,11 @@ impl Failed {
 
 impl Failed {
     /// The same after the handler has sent requests to other services: a repeat may have
-    /// consequences there, even if the host has applied no effect.
+    /// consequences there, even if the host has applied no effect. A handler that refuses knows
+    /// what it has sent.
     fn after_requests(mut self) -> Self {
-        if self.rejection.retry() == Retry::Safe {
+        let rejection = &self.rejection;
+        if rejection.origin() == Origin::Host && rejection.retry() == Retry::Safe {
             self.rejection = Rejection::NotCommitted(self.rejection.message().to_owned());
         }
         self
@@ -427,5 +429,24 @@ mod tests {
         assert_eq!(code(request(Some("eve"), &[])), Err("forbidden"));
         assert_eq!(code(request(None, &[])), Err("unauthorized"));
         assert_eq!(code(Caller::None), Err("unauthorized"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rejection::Refusal;
+
+    #[test]
+    fn a_client_is_not_told_to_repeat_what_the_host_rejects_after_a_request_was_sent() {
+        let retry =
+            |rejection: Rejection| Failed::from(rejection).after_requests().rejection.retry();
+        let text = || "text".to_owned();
+        for safe in [Rejection::Busy(text()), Rejection::Unavailable(text())] {
+            assert_eq!((safe.retry(), retry(safe)), (Retry::Safe, Retry::Unsafe));
+        }
+        assert_eq!(retry(Rejection::TooLarge(text())), Retry::Never);
+        // The handler knows what it has sent.
+        assert_eq!(retry(Rejection::from_handler(Refusal::new("busy", "text"))), Retry::Safe);
     }
 }

@@ -274,24 +274,6 @@ async fn a_handler_that_waits_for_its_turn_is_called_again_and_nothing_of_the_fi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_not_told_to_repeat_an_event_whose_handler_has_sent_a_request() {
-    let service = Service::start().await;
-    let (_host, client) = caller(&service, |_| {}).await;
-    for how in ["busy", "unavailable"] {
-        let end = json!({"url": service.url("/"), "method": "POST", "body": how});
-        let answer = client.ask("end", end).await;
-        assert_eq!(answer["error"]["retry"], "unsafe", "{answer}");
-    }
-    // A request that was not sent has no consequences.
-    let end = json!({"url": "https://other.test/", "method": "POST", "body": "busy"});
-    let answer = client.ask("end", end).await;
-    assert_eq!(
-        (&answer["error"]["code"], &answer["error"]["retry"]),
-        (&json!("busy"), &json!("safe"))
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_response_in_single_bytes_uses_no_cpu_time_of_the_guest() {
     let service = Service::start().await;
     let (_host, client) = caller(&service, |limits| {

@@ -73,7 +73,7 @@
 //! Either everything in an answer is applied, or nothing. Status 204 is an answer without members.
 //!
 //! `code` of a refusal is in snake_case. `forbidden`, `unauthorized`, `invalid_payload`,
-//! `too_large`, `rate_limited`, `unavailable` and `timed_out` reach the client as such. Any other
+//! `too_large`, `rate_limited`, `busy`, `unavailable` and `timed_out` reach the client as such. Any other
 //! code is the `reason` of a `refused`.
 //!
 //! # What the client is answered if there is no answer
@@ -229,7 +229,7 @@ fn forward_host_event(backend: &Backend, ctx: &Context) -> Result {
 /// The host has refused the request, or there was no response.
 fn not_answered(ctx: &Context, refusal: &Refusal) -> Refusal {
     match refusal.code.as_str() {
-        "unreachable" | "limit" => unavailable(ctx, &refusal.message),
+        "unreachable" | "busy" | "limit" => unavailable(ctx, &refusal.message),
         "timeout" => timed_out(ctx, &refusal.message),
         // The operator's settings are wrong, or the response is.
         _ => failed(ctx, &refusal.to_string()),
