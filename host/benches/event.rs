@@ -79,7 +79,8 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, emitter, http, identity, log, members, registry, rooms, state, timers, types,
+    connections, deliver, emitter, http, identity, log, members, registry, rooms, state, timers,
+    types,
 };
 
 /// A host whose calls do nothing.
@@ -141,6 +142,12 @@ impl timers::Host for Bare {
     }
     fn current(&mut self) -> Option<timers::Timer> {
         None
+    }
+}
+
+impl deliver::Host for Bare {
+    fn send(&mut self, _: deliver::Delivery) -> Answer<String> {
+        Ok(String::new())
     }
 }
 
