@@ -41,6 +41,7 @@ mod outbound;
 mod proxies;
 mod readme;
 mod reload;
+mod reminders;
 mod rooms;
 mod routes;
 mod sessions;

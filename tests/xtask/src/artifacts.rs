@@ -15,9 +15,10 @@ use crate::{Failure, report};
 /// The bundled plugins, by package name, which is also the name of the file.
 const PLUGINS: [&str; 4] = ["connection", "subscription", "memory_logs", "mental_notes"];
 
-/// The bundled plugins that a host refuses without their settings. So they are built, but placed
-/// only among the plugins that tests load.
-const CONFIGURED: [&str; 1] = ["forward"];
+/// The bundled plugins of which an operator decides: a host refuses `forward` without its settings,
+/// and `reminders` needs some for its webhook. So they are built, but placed only among the plugins
+/// that tests load.
+const OPTIONAL: [&str; 2] = ["forward", "reminders"];
 
 /// The paths of this workspace and of cargo's output.
 pub(crate) struct Workspace {
@@ -115,7 +116,7 @@ impl Workspace {
     ///
     /// Returns an error if the build fails.
     pub(crate) fn build_plugins(&self) -> Result<(), Failure> {
-        let packages = PLUGINS.iter().chain(&CONFIGURED).flat_map(|name| ["--package", name]);
+        let packages = PLUGINS.iter().chain(&OPTIONAL).flat_map(|name| ["--package", name]);
         tools::run(self.cargo_build_wasm().args(packages))
     }
 
@@ -189,14 +190,14 @@ impl Workspace {
         Ok(())
     }
 
-    /// Copies the bundled plugins that need settings to the plugins that only tests load.
+    /// Copies the bundled plugins that only tests load to the others of these.
     ///
     /// # Errors
     ///
     /// Returns an error if a file can't be read or written.
-    pub(crate) fn place_configured(&self) -> Result<(), Failure> {
+    pub(crate) fn place_optional(&self) -> Result<(), Failure> {
         create(&self.guests_dir())?;
-        for name in CONFIGURED {
+        for name in OPTIONAL {
             let file = format!("{name}.wasm");
             place(&self.wasm_dir().join(&file), &self.guests_dir().join(&file))?;
         }

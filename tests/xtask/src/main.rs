@@ -148,7 +148,7 @@ fn run(rest: &[OsString]) -> Result<(), Failure> {
 /// them.
 fn tested_plugins(workspace: &Workspace) -> Result<(), Failure> {
     workspace.build_plugins()?;
-    workspace.place_configured()?;
+    workspace.place_optional()?;
     workspace.place_plugins_alone(&workspace.tested_plugins_dir())
 }
 
