@@ -6,12 +6,14 @@
 //! proxy variable, and keeps no connection for another request.
 
 mod address;
+mod body;
 mod client;
 pub(crate) mod fuzzing;
 mod origin;
 mod resolve;
 mod trust;
 
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{Config, ListedOrigin, PluginSettings};
+use crate::error_chain::ErrorChain;
 use crate::rejection::Refusal;
 
 use origin::Target;
@@ -197,6 +200,11 @@ pub(crate) enum SendError {
 }
 
 impl SendError {
+    /// The connection, TLS or the protocol has failed.
+    fn unreachable(what: &str, error: &(dyn Error + 'static)) -> Self {
+        Self::Unreachable(format!("{what}: {}", ErrorChain(error)))
+    }
+
     /// The code for the handler and for the metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {

@@ -246,6 +246,38 @@ async fn a_response_in_single_bytes_uses_no_cpu_time_of_the_guest() {
     assert_eq!((&called["status"], &called["bytes"]), (&json!(200), &json!(2000)), "{called}");
 }
 
+/// In its own process, whose memory is that of the host alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_in_single_bytes_takes_no_more_memory_than_its_bytes() {
+    const MIB: u64 = 1 << 20;
+    let (service, data) = (Service::start().await, tempfile::tempdir().expect("a directory"));
+    let (plugins, config) = (directory_of(&[guest("caller")]), data.path().join("sockhop.toml"));
+    let settings = format!(
+        "[limits]\noutbound_ms = 60_000\nevent_wall_ms = 80_000\n[plugins.caller]\n\
+         outbound = [\"{}\"]\n",
+        origin(&service)
+    );
+    std::fs::write(&config, settings).expect("a file");
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command.arg("--config").arg(&config);
+    });
+    let client = TestClient::connect(&host.url).await;
+    assert_eq!(call(&client, &service.url("/")).await["status"], 200);
+    for (sent, (path, bytes)) in
+        [("/single_bytes/40000", 40_001), ("/single_chunks/1000000", 1_000_000)].iter().enumerate()
+    {
+        let before = host.allocated();
+        let answer = client.ask_later(&array("call", json!({"url": service.url(path)}))).await;
+        service.until_waiting(1).await;
+        let grown = host.allocated().saturating_sub(before);
+        service.release(1);
+        let called = answer.await.expect("an answer");
+        assert_eq!(called[0]["bytes"], *bytes, "{called}");
+        assert!(grown < 8 * MIB, "{path}: {grown} bytes for {bytes}");
+        assert_eq!(service.requests().len(), sent + 2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set() {
     let service = Service::start().await;

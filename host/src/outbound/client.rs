@@ -1,7 +1,6 @@
 //! One exchange over HTTP/1.1: resolves the host, checks its addresses, connects to one of them,
 //! sends the request, and reads the response. Each exchange has a connection of its own.
 
-use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, Method};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Body;
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -21,10 +19,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
-use crate::error_chain::ErrorChain;
-
 use super::SendError;
 use super::address::Place;
+use super::body;
 use super::origin::Target;
 use super::resolve::{MAX_ADDRESSES, Resolver};
 
@@ -61,7 +58,7 @@ pub(super) async fn exchange(
         Host::Ipv6(v6) => ServerName::from(IpAddr::V6(*v6)),
     };
     let stream = TlsConnector::from(tls).connect(name, stream).await;
-    let stream = stream.map_err(|error| unreachable("TLS has failed", &error))?;
+    let stream = stream.map_err(|error| SendError::unreachable("TLS has failed", &error))?;
     talk(stream, request, max_body).await
 }
 
@@ -120,7 +117,7 @@ async fn connect(
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(refused)) => error = unreachable("can't connect", &refused),
+            Ok(Err(refused)) => error = SendError::unreachable("can't connect", &refused),
             Err(_) => error = SendError::Timeout,
         }
     }
@@ -159,24 +156,14 @@ async fn talk(
     let response = async {
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, body) = response.into_parts();
-        // A known length is checked before anything is read.
-        if body.size_hint().lower() > max_body as u64 {
-            return Err(body_too_large(max_body));
-        }
-        let body = Limited::new(body, max_body).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                body_too_large(max_body)
-            } else {
-                unreachable("the response is incomplete", error.as_ref())
-            }
-        })?;
+        let body = body::read(body, max_body).await?;
         let headers = head.headers.iter();
         Ok(Response {
             status: head.status.as_u16(),
             headers: headers
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
                 .collect(),
-            body: body.to_bytes().into(),
+            body,
         })
     };
     let (mut response, mut connection) = (std::pin::pin!(response), std::pin::pin!(connection));
@@ -188,21 +175,13 @@ async fn talk(
     }
 }
 
-fn body_too_large(max_body: usize) -> SendError {
-    SendError::TooLarge(format!("its body has more than {max_body} bytes"))
-}
-
 fn failed(error: &hyper::Error) -> SendError {
     if error.is_parse_too_large() {
         return SendError::TooLarge(format!(
             "its head has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
         ));
     }
-    unreachable("the server does not answer as a server of HTTP/1.1", error)
-}
-
-fn unreachable(what: &str, error: &(dyn Error + 'static)) -> SendError {
-    SendError::Unreachable(format!("{what}: {}", ErrorChain(error)))
+    SendError::unreachable("the server does not answer as a server of HTTP/1.1", error)
 }
 
 #[cfg(test)]
