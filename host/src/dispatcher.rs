@@ -102,6 +102,11 @@ impl Dispatcher {
         self
     }
 
+    /// What sends the HTTP requests of handlers.
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.outbound
+    }
+
     /// The token buckets of clients.
     pub(crate) fn rate(&self) -> &RateLimits {
         &self.rate

@@ -9,6 +9,7 @@ mod address;
 mod body;
 mod client;
 pub(crate) mod fuzzing;
+mod memory;
 mod origin;
 mod resolve;
 mod trust;
@@ -20,17 +21,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustls::ClientConfig;
-use sockhop_core::outbound::{Request, Response};
+use sockhop_core::outbound::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::config::{Config, ListedOrigin, PluginSettings};
+use crate::config::{Config, ListedOrigin, OutboundConfig, PluginSettings};
 use crate::error_chain::ErrorChain;
 use crate::rejection::Refusal;
 
+use memory::ResponseMemory;
 use origin::Target;
-use resolve::Resolver;
+use resolve::{MAX_LOOKUPS, Resolver};
 
+pub(crate) use memory::KeptResponse;
 pub use trust::TrustError;
 
 /// Checks that the authorities that a configuration trusts can be used. Blocks.
@@ -42,25 +45,66 @@ pub fn check(config: &Config) -> Result<(), TrustError> {
 }
 
 /// Sends the requests of all plugins.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbound {
     /// Trusts the configured authorities. `None` as long as no plugin may send to an origin with
     /// TLS.
     tls: ArcSwapOption<ClientConfig>,
     resolver: Arc<Resolver>,
+    /// One permit for each exchange that runs at once.
+    exchanges: Arc<Semaphore>,
+    at_once: usize,
+    memory: ResponseMemory,
     tasks: TaskTracker,
+}
+
+/// The requests of all plugins that are in use, and their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutboundUsage {
+    /// Exchanges that run.
+    pub(crate) open: usize,
+    /// The most of them.
+    pub(crate) open_limit: usize,
+    /// Bytes of responses that are read or kept.
+    pub(crate) memory: usize,
+    /// The most of these bytes.
+    pub(crate) memory_limit: usize,
+}
+
+/// File descriptors that requests need at most: one for each connection, and for each lookup.
+pub(crate) fn max_descriptors(config: &OutboundConfig) -> u64 {
+    u64::try_from(config.at_once.get().saturating_add(MAX_LOOKUPS)).unwrap_or(u64::MAX)
+}
+
+/// A client without TLS, with the default limits.
+impl Default for Outbound {
+    fn default() -> Self {
+        Self::new(&OutboundConfig::default(), TaskTracker::default())
+    }
 }
 
 /// The authorities that are trusted from now on.
 pub(crate) struct ReadyTrust(Option<Arc<ClientConfig>>);
 
 impl Outbound {
+    fn new(config: &OutboundConfig, tasks: TaskTracker) -> Self {
+        let at_once = config.at_once.get().min(Semaphore::MAX_PERMITS);
+        Self {
+            tls: ArcSwapOption::empty(),
+            resolver: Arc::default(),
+            exchanges: Arc::new(Semaphore::new(at_once)),
+            at_once,
+            memory: ResponseMemory::new(config.memory_bytes.get()),
+            tasks,
+        }
+    }
+
     /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities.
     ///
     /// # Errors
     /// The configured authorities can't be used.
     pub(crate) fn load(config: &Config, tasks: TaskTracker) -> Result<Self, TrustError> {
-        let outbound = Self { tasks, ..Self::default() };
+        let outbound = Self::new(&config.outbound, tasks);
         outbound.take(Self::prepare(config)?);
         Ok(outbound)
     }
@@ -82,6 +126,13 @@ impl Outbound {
         self.tls.store(tls);
     }
 
+    /// How much is in use now.
+    pub(crate) fn usage(&self) -> OutboundUsage {
+        let open = self.at_once.saturating_sub(self.exchanges.available_permits());
+        let (memory, memory_limit) = self.memory.usage();
+        OutboundUsage { open, open_limit: self.at_once, memory, memory_limit }
+    }
+
     /// Sends a request to an origin that `allowance` lists, and waits for the whole response until
     /// `deadline`. If the future is dropped, the request ends.
     ///
@@ -95,12 +146,18 @@ impl Outbound {
         allowance: &Allowance,
         request: Request,
         deadline: Instant,
-    ) -> Result<Response, SendError> {
+    ) -> Result<KeptResponse, SendError> {
         let target = Target::find(&request.url, &allowance.origins)?;
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
-        let max_body = allowance.response_bytes;
+        let (exchanges, body) = (Arc::clone(&self.exchanges), allowance.response_bytes);
+        let body = (body, self.memory.reserve());
         let sent = async move {
-            let exchange = client::exchange(&resolver, tls, target, request, max_body, deadline);
+            // Given in the order of the calls, and held until the connection is closed.
+            let permit = tokio::time::timeout_at(deadline.into(), exchanges.acquire_owned()).await;
+            let Ok(Ok(_permit)) = permit else {
+                return Err(SendError::Busy("requests at once"));
+            };
+            let exchange = client::exchange(&resolver, tls, target, request, body, deadline);
             let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
             ended.unwrap_or(Err(SendError::Timeout))
         };
@@ -194,6 +251,9 @@ pub(crate) enum SendError {
     /// The name was not resolved, or the connection, TLS or the protocol failed.
     #[error("{0}")]
     Unreachable(String),
+    /// The host has no room for the request, or for its response: the limit that is reached.
+    #[error("the host has no room for it now: the limit of {0} is reached")]
+    Busy(&'static str),
     /// The response has more bytes than are allowed.
     #[error("the response is too large: {0}")]
     TooLarge(String),
@@ -212,6 +272,7 @@ impl SendError {
             Self::Misuse(_) => "misuse",
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",
+            Self::Busy(_) => "busy",
             Self::TooLarge(_) => "response_too_large",
         }
     }

@@ -1,18 +1,52 @@
 //! Where plugins may send HTTP requests: `[plugins.NAME] outbound` and `[outbound]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, de};
 use url::{Host, Url};
 
+use super::limits::nonzero;
+
 /// `[outbound]`: the HTTP requests of all plugins.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
     /// A file with the certificates of the authorities that are trusted, as PEM. `None`: those that
     /// the machine trusts.
     pub ca_file: Option<PathBuf>,
+    /// Requests of all plugins at once, each with a connection of its own.
+    pub at_once: NonZeroUsize,
+    /// Memory of all responses that are read, or that are kept until their event ends.
+    pub memory_bytes: NonZeroUsize,
+}
+
+/// Requests at once: more than the instances of some ten plugins on a usual machine, and few
+/// against the file descriptors of a process. Each also takes up to 64 KiB for its head.
+const AT_ONCE: NonZeroUsize = nonzero!(NonZeroUsize, 128);
+
+/// Bytes of responses: 64 of the largest default size.
+const MEMORY_BYTES: NonZeroUsize = nonzero!(NonZeroUsize, 64 << 20);
+
+impl Default for OutboundConfig {
+    fn default() -> Self {
+        Self { ca_file: None, at_once: AT_ONCE, memory_bytes: MEMORY_BYTES }
+    }
+}
+
+impl OutboundConfig {
+    /// Checks that the memory has room for a response of `largest` bytes, which `table` allows.
+    pub(super) fn check(&self, table: &str, largest: NonZeroUsize) -> Result<(), String> {
+        if largest <= self.memory_bytes {
+            return Ok(());
+        }
+        Err(format!(
+            "outbound.memory_bytes: {} bytes have no room for a response of {largest} bytes, \
+             which {table}.outbound_response_bytes allows; raise the former or lower the latter",
+            self.memory_bytes
+        ))
+    }
 }
 
 /// An origin to which a plugin may send requests, as an operator lists it.
@@ -188,6 +222,28 @@ mod tests {
         }
         // Other plugins may send nothing.
         assert!(parse(both).unwrap().0.of_plugin("b").outbound.is_empty());
+    }
+
+    #[test]
+    fn the_memory_for_responses_has_room_for_the_largest_one() {
+        let parse = |text: &str| super::super::Config::parse(None, text).map(drop);
+        let own = "[plugins.a]\noutbound_response_bytes = 2_000_000\n";
+        for (memory, own, said) in [
+            (1 << 20, "", None),
+            ((1 << 20) - 1, "", Some("limits.outbound_response_bytes")),
+            (2_000_000, own, None),
+            (1 << 20, own, Some("plugins.a.outbound_response_bytes")),
+        ] {
+            let parsed = parse(&format!("{own}[outbound]\nmemory_bytes = {memory}\n"));
+            let error = parsed.err().map(|error| error.to_string());
+            let is_as_expected = match (&error, said) {
+                (Some(error), Some(said)) => {
+                    error.contains("outbound.memory_bytes") && error.contains(said)
+                }
+                (error, said) => error.is_none() && said.is_none(),
+            };
+            assert!(is_as_expected, "{memory} {own}: {error:?}");
+        }
     }
 
     #[test]

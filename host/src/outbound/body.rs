@@ -8,15 +8,20 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 
 use super::SendError;
+use super::memory::Reserved;
 
-/// Reads a body of at most `max` bytes. Trailers are dropped.
+/// Reads a body of at most `max` bytes, whose memory is added to `reserved`. Trailers are dropped.
 ///
 /// A frame keeps the whole read buffer of its connection, so each one is dropped before the next
 /// is read. Otherwise a body in single bytes would hold some thousand times its size.
 ///
 /// # Errors
-/// `TooLarge`, `Unreachable`.
-pub(super) async fn read<B>(body: B, max: usize) -> Result<Vec<u8>, SendError>
+/// `TooLarge`, `Unreachable`, `Busy`.
+pub(super) async fn read<B>(
+    body: B,
+    max: usize,
+    reserved: &mut Reserved,
+) -> Result<Vec<u8>, SendError>
 where
     B: Body<Data = Bytes, Error: Error + 'static>,
 {
@@ -24,7 +29,9 @@ where
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
-    let (mut body, mut whole) = (pin!(body), Vec::new());
+    // A buffer does not grow beyond a length that is known.
+    let exact = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
+    let (mut body, mut whole, most) = (pin!(body), Vec::new(), exact.unwrap_or(max));
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| SendError::unreachable("the response is incomplete", &error))?;
@@ -32,8 +39,9 @@ where
         if data.len() > max - whole.len() {
             return Err(too_large(max));
         }
-        whole.extend_from_slice(&data);
+        reserved.append(&mut whole, &data, most)?;
     }
+    reserved.shrink(&mut whole);
     Ok(whole)
 }
 
@@ -50,6 +58,8 @@ mod tests {
 
     use http::HeaderMap;
     use hyper::body::Frame;
+
+    use crate::outbound::memory::ResponseMemory;
 
     use super::*;
 
@@ -90,6 +100,10 @@ mod tests {
 
     fn body(bytes: usize) -> SingleBytes {
         SingleBytes { left: bytes + 1, buffers: Arc::new(()) }
+    }
+
+    async fn read(body: SingleBytes, max: usize) -> Result<Vec<u8>, SendError> {
+        super::read(body, max, &mut ResponseMemory::new(1 << 20).reserve()).await
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use url::Host;
 use super::SendError;
 use super::address::Place;
 use super::body;
+use super::memory::{KeptResponse, Reserved};
 use super::origin::Target;
 use super::resolve::{MAX_ADDRESSES, Resolver};
 
@@ -32,20 +33,21 @@ const MAX_HEAD: usize = 64 << 10;
 const MIN_CONNECT: Duration = Duration::from_millis(250);
 
 /// Sends `request` to `target`. The caller limits the time by `deadline`, which is shared by all
-/// steps. If the future is dropped, the connection is closed.
+/// steps. The response has a body of at most `max_body` bytes, which `reserved` counts. If the
+/// future is dropped, the connection is closed.
 pub(super) async fn exchange(
     resolver: &Arc<Resolver>,
     tls: Option<Arc<ClientConfig>>,
     target: Target,
     request: Request,
-    max_body: usize,
+    (max_body, reserved): (usize, Reserved),
     deadline: Instant,
-) -> Result<Response, SendError> {
+) -> Result<KeptResponse, SendError> {
     let request = prepare(&target, request)?;
     let addresses = addresses(resolver, &target).await?;
     let stream = connect(&addresses, target.port, deadline).await?;
     if !target.has_tls {
-        return talk(stream, request, max_body).await;
+        return talk(stream, request, max_body, reserved).await;
     }
     let Some(tls) = tls else {
         return Err(SendError::Unreachable("TLS is not configured".to_owned()));
@@ -59,7 +61,7 @@ pub(super) async fn exchange(
     };
     let stream = TlsConnector::from(tls).connect(name, stream).await;
     let stream = stream.map_err(|error| SendError::unreachable("TLS has failed", &error))?;
-    talk(stream, request, max_body).await
+    talk(stream, request, max_body, reserved).await
 }
 
 /// Returns the addresses of a target, all of which are allowed.
@@ -148,7 +150,8 @@ async fn talk(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: http::Request<Full<Bytes>>,
     max_body: usize,
-) -> Result<Response, SendError> {
+    mut reserved: Reserved,
+) -> Result<KeptResponse, SendError> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let (mut sender, connection) =
@@ -156,15 +159,17 @@ async fn talk(
     let response = async {
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, body) = response.into_parts();
-        let body = body::read(body, max_body).await?;
+        reserved.add_headers(&head.headers)?;
+        let body = body::read(body, max_body, &mut reserved).await?;
         let headers = head.headers.iter();
-        Ok(Response {
+        let response = Response {
             status: head.status.as_u16(),
             headers: headers
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
                 .collect(),
             body,
-        })
+        };
+        Ok(KeptResponse::new(response, reserved))
     };
     let (mut response, mut connection) = (std::pin::pin!(response), std::pin::pin!(connection));
     tokio::select! {

@@ -14,7 +14,7 @@ use super::SendError;
 
 /// Maximum number of lookups at once, and so of blocked threads: a few names whose servers do not
 /// answer leave threads for the others.
-const MAX_LOOKUPS: usize = 16;
+pub(super) const MAX_LOOKUPS: usize = 16;
 
 /// Maximum number of addresses of a name that are used.
 pub(super) const MAX_ADDRESSES: usize = 16;

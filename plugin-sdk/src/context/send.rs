@@ -43,7 +43,8 @@ impl Context {
     /// `misuse`: the method, the URL or a header is invalid. `limit`: by default, more than 8
     /// requests in one event, a request of more than 256 KiB, or other requests of the plugin took
     /// all of the time. `timeout`: there was no response within 3 s by default, or within the time
-    /// that the event has left. `unreachable`: the name was not resolved, or the connection, TLS or
+    /// that the event has left. `busy`: the host has no room for it now, because of the
+    /// requests of all plugins. `unreachable`: the name was not resolved, or the connection, TLS or
     /// the protocol failed. `response_too_large`: by default, a body of more than 1 MiB.
     pub fn send(&self, request: Request) -> Result<Response> {
         #[cfg(target_family = "wasm")]
