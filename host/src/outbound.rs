@@ -149,6 +149,7 @@ impl Outbound {
     ) -> Result<KeptResponse, SendError> {
         let target = Target::find(&request.url, &allowance.origins)?;
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
+        let plugin = Arc::clone(&allowance.plugin);
         let (exchanges, body) = (Arc::clone(&self.exchanges), allowance.response_bytes);
         let body = (body, self.memory.reserve());
         let sent = async move {
@@ -157,7 +158,8 @@ impl Outbound {
             let Ok(Ok(_permit)) = permit else {
                 return Err(SendError::Busy("requests at once"));
             };
-            let exchange = client::exchange(&resolver, tls, target, request, body, deadline);
+            let resolver = (&resolver, &plugin);
+            let exchange = client::exchange(resolver, tls, target, request, body, deadline);
             let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
             ended.unwrap_or(Err(SendError::Timeout))
         };
@@ -169,6 +171,8 @@ impl Outbound {
 /// What one version of a plugin may send.
 #[derive(Debug)]
 pub(crate) struct Allowance {
+    /// The name of the plugin, whose versions share the right to look names up.
+    plugin: Arc<str>,
     origins: Vec<ListedOrigin>,
     /// Requests of one event.
     pub(crate) requests: usize,
@@ -183,13 +187,14 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// The allowance of a plugin that has so many instances.
-    pub(crate) fn new(settings: &PluginSettings, instances: usize) -> Self {
+    /// The allowance of `plugin`, which has so many instances.
+    pub(crate) fn new(plugin: &str, settings: &PluginSettings, instances: usize) -> Self {
         let limits = &settings.limits;
         // One instance at least is for events that send no request.
         let most = instances.saturating_sub(1).max(1);
         let at_once = limits.outbound_at_once.map_or(most, NonZeroUsize::get).min(most);
         Self {
+            plugin: Arc::from(plugin),
             origins: settings.outbound.clone(),
             requests: usize::try_from(limits.outbound_requests.get()).unwrap_or(usize::MAX),
             time: limits.outbound_ms,
@@ -281,5 +286,93 @@ impl SendError {
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers every request with 204. Returns its address, and the number of connections so far.
+    async fn service() -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, connections) =
+            (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        drop(TaskTracker::new().spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            }
+        }));
+        (address, connections)
+    }
+
+    /// A client whose resolver gives the next of these answers to each lookup.
+    fn resolving(mut answers: Vec<Vec<IpAddr>>) -> (Outbound, Arc<Mutex<Vec<Vec<IpAddr>>>>) {
+        answers.reverse();
+        let answers = Arc::new(Mutex::new(answers));
+        let left = Arc::clone(&answers);
+        let look_up =
+            move |_: &str| left.lock().unwrap().pop().ok_or_else(|| "one lookup more".to_owned());
+        let resolver = Arc::new(Resolver::new(Arc::new(look_up)));
+        (Outbound { resolver, ..Outbound::default() }, answers)
+    }
+
+    async fn code(outbound: &Outbound, port: u16, is_private: bool) -> &'static str {
+        let origin = format!("http://api.test:{port}");
+        let listed = ListedOrigin::parse(&origin, is_private).unwrap();
+        let settings = PluginSettings { outbound: vec![listed], ..PluginSettings::default() };
+        let allowance = Allowance::new("a", &settings, 2);
+        let request = Request {
+            method: "GET".to_owned(),
+            url: origin,
+            headers: Vec::new(),
+            body: Vec::new(),
+            timeout: None,
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let sent = outbound.send(&allowance, request, deadline).await;
+        sent.map_or_else(
+            |error| error.code(),
+            |response| {
+                assert_eq!(response.status(), 204);
+                "ok"
+            },
+        )
+    }
+
+    #[tokio::test]
+    async fn a_changed_answer_for_a_name_is_checked_again_and_nothing_else_is_connected_to() {
+        let (address, connections) = service().await;
+        let (own, port) = (address.ip(), address.port());
+        let [public, metadata]: [IpAddr; 2] =
+            ["192.88.98.1", "169.254.169.254"].map(|address| address.parse().unwrap());
+        let answers = [
+            // Each line is the only lookup of one request.
+            (vec![own], true, "ok"),
+            (vec![own], false, "not_allowed"),
+            (vec![metadata], true, "not_allowed"),
+            (vec![own, metadata], true, "not_allowed"),
+            (vec![public, own], false, "not_allowed"),
+            (vec![own, own], true, "ok"),
+            (vec![], true, "unreachable"),
+        ];
+        let (outbound, left) =
+            resolving(answers.iter().map(|(answer, ..)| answer.clone()).collect());
+        for (index, (answer, is_private, expected)) in answers.iter().enumerate() {
+            assert_eq!(code(&outbound, port, *is_private).await, *expected, "{index}: {answer:?}");
+            // If a request looked the name up twice, the second answer would be missing later.
+            assert_eq!(left.lock().unwrap().len(), answers.len() - index - 1, "{index}");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 2);
     }
 }

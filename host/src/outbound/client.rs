@@ -36,7 +36,7 @@ const MIN_CONNECT: Duration = Duration::from_millis(250);
 /// steps. The response has a body of at most `max_body` bytes, which `reserved` counts. If the
 /// future is dropped, the connection is closed.
 pub(super) async fn exchange(
-    resolver: &Arc<Resolver>,
+    (resolver, plugin): (&Arc<Resolver>, &Arc<str>),
     tls: Option<Arc<ClientConfig>>,
     target: Target,
     request: Request,
@@ -44,7 +44,7 @@ pub(super) async fn exchange(
     deadline: Instant,
 ) -> Result<KeptResponse, SendError> {
     let request = prepare(&target, request)?;
-    let addresses = addresses(resolver, &target).await?;
+    let addresses = addresses(resolver, plugin, &target).await?;
     let stream = connect(&addresses, target.port, deadline).await?;
     if !target.has_tls {
         return talk(stream, request, max_body, reserved).await;
@@ -68,14 +68,18 @@ pub(super) async fn exchange(
 ///
 /// # Errors
 /// `NotAllowed`: one of them is not. Then none is used: which one a client takes is chance.
-async fn addresses(resolver: &Arc<Resolver>, target: &Target) -> Result<Vec<IpAddr>, SendError> {
+async fn addresses(
+    resolver: &Arc<Resolver>,
+    plugin: &Arc<str>,
+    target: &Target,
+) -> Result<Vec<IpAddr>, SendError> {
     let name = match &target.host {
         // The operator has listed this address itself.
         Host::Ipv4(v4) => return Ok(vec![(*v4).into()]),
         Host::Ipv6(v6) => return Ok(vec![(*v6).into()]),
         Host::Domain(name) => name,
     };
-    let found = resolver.resolve(name).await?;
+    let found = resolver.resolve(plugin, name).await?;
     check(name, &found, target.is_private)?;
     Ok(found.iter().copied().take(MAX_ADDRESSES).collect())
 }

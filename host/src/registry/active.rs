@@ -68,7 +68,7 @@ impl ActivePlugin {
         let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
         let code = Plugin::new(candidate, settings, Arc::clone(&state.memory));
         Ok(Arc::new(Self {
-            allowance: Allowance::new(settings, code.instances_at_once()),
+            allowance: Allowance::new(code.name(), settings, code.instances_at_once()),
             code,
             settings: settings.clone(),
             inbound,
@@ -102,7 +102,7 @@ impl ActivePlugin {
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
-        let allowance = Allowance::new(&settings, code.instances_at_once());
+        let allowance = Allowance::new(code.name(), &settings, code.instances_at_once());
         Arc::new(Self {
             code,
             settings,
