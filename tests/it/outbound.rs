@@ -88,6 +88,20 @@ async fn a_handler_sends_a_whole_request_and_gets_the_whole_response() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_has_a_body_says_that_it_is_empty() {
+    let service = Service::start().await;
+    let (_host, client) = caller(&service, |_| {}).await;
+    for (method, expected) in [("POST", 1), ("PUT", 1), ("PATCH", 1), ("GET", 0), ("DELETE", 0)] {
+        let empty = json!({"url": service.url("/echo"), "method": method});
+        assert_eq!(client.ask("call", empty).await[0]["status"], 200, "{method}");
+        let request = service.requests().pop().expect("a request").to_ascii_lowercase();
+        let lines = request.lines().filter(|line| line.starts_with("content-length"));
+        assert_eq!(lines.clone().count(), expected, "{request}");
+        assert!(lines.into_iter().all(|line| line == "content-length: 0"), "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     let (listed, other) = (Service::start().await, Service::start().await);
     let (of_listed, of_other) = (listed.address.port(), other.address.port());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use http_body_util::Full;
 use hyper::client::conn::http1;
@@ -134,6 +134,9 @@ async fn connect(
 fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes>>, SendError> {
     let misuse = |what: &str| SendError::Misuse(format!("the {what} is invalid"));
     let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| misuse("method"))?;
+    // Servers refuse these methods without a length. The others mean no body if there is none.
+    let needs_length = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+    let is_empty = request.body.is_empty();
     let mut prepared = http::Request::new(Full::new(Bytes::from(request.body)));
     *prepared.method_mut() = method;
     *prepared.uri_mut() = target.uri.clone();
@@ -141,6 +144,9 @@ fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes
     let host = HeaderValue::from_str(&target.authority).map_err(|_| misuse("host"))?;
     headers.insert(HOST, host);
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if is_empty && needs_length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     for (name, value) in request.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misuse("header"))?;
         let value = HeaderValue::from_bytes(&value).map_err(|_| misuse("header"))?;
