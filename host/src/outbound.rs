@@ -223,7 +223,7 @@ impl Allowance {
     /// Checks that the URL of a request is valid, and that its origin is listed.
     ///
     /// # Errors
-    /// `misuse`, `not_allowed`.
+    /// `invalid_url`, `not_allowed`.
     pub(crate) fn check_url(&self, url: &str) -> Result<(), SendError> {
         Target::find(url, &self.origins).map(drop)
     }
@@ -247,7 +247,10 @@ pub(crate) enum SendError {
     /// The operator does not allow the origin, or the address.
     #[error("{0}")]
     NotAllowed(String),
-    /// The request is invalid.
+    /// The URL is none that a request can have. It may be made of what a client has sent.
+    #[error("the URL {0}")]
+    InvalidUrl(&'static str),
+    /// The request is invalid otherwise.
     #[error("{0}")]
     Misuse(String),
     /// The response did not come in time.
@@ -274,6 +277,7 @@ impl SendError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::NotAllowed(_) => "not_allowed",
+            Self::InvalidUrl(_) => "invalid_url",
             Self::Misuse(_) => "misuse",
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",

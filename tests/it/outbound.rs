@@ -121,8 +121,8 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
         (format!("http://localhost:{of_other}/"), json!("not_allowed")),
         (format!("http://[::ffff:127.0.0.1]:{of_listed}/"), json!("not_allowed")),
         (format!("https://127.0.0.1:{of_listed}/"), json!("not_allowed")),
-        (format!("http://127.0.0.1:{of_listed}@127.0.0.1:{of_other}/"), json!("misuse")),
-        ("file:///etc/passwd".to_owned(), json!("misuse")),
+        (format!("http://127.0.0.1:{of_listed}@127.0.0.1:{of_other}/"), json!("invalid_url")),
+        ("file:///etc/passwd".to_owned(), json!("invalid_url")),
     ] {
         let called = call(&client, &url).await;
         assert_eq!(called["code"], code, "{url}: {called}");
@@ -145,6 +145,23 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     assert_eq!(passed["error"]["code"], "refused", "{passed}");
     assert_eq!(passed["error"]["reason"], "not_allowed", "{passed}");
     assert_eq!(listed.connections(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_url_is_no_failure_of_the_plugin_and_an_invalid_header_is_one() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |_| {}).await;
+    for path in ["/a b", "/../x", "/%2e%2E"] {
+        let passed = client.ask("pass", json!({"url": service.url(path)})).await;
+        assert_eq!(passed["error"]["code"], "refused", "{passed}");
+        assert_eq!(passed["error"]["reason"], "invalid_url", "{passed}");
+    }
+    assert_eq!(host.row("caller").await["failures"], 0);
+    let header = json!({"url": service.url("/"), "headers": [["host", "evil.test"]]});
+    let passed = client.ask("pass", header).await;
+    assert_eq!(passed["error"]["code"], "plugin_failed", "{passed}");
+    assert_eq!(host.row("caller").await["failures"], 1);
+    assert_eq!(service.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,8 +82,10 @@ impl ListedOrigin {
                 "has a path or a query, which no origin has; write \"{scheme}://{authority}\""
             ));
         }
-        if authority.is_empty() || authority.contains(|sign: char| sign <= ' ' || sign == '\u{7f}')
-        {
+        if authority.contains(|sign: char| sign <= ' ' || sign == '\u{7f}') {
+            return Err("has a space or a control character; remove it".to_owned());
+        }
+        if authority.is_empty() {
             return Err("has no host; write it as \"https://api.example.com\"".to_owned());
         }
         let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
@@ -106,6 +108,9 @@ impl ListedOrigin {
         }
         if address(&host).is_some_and(is_for_nobody) {
             return Err("has an address to which nobody can connect".to_owned());
+        }
+        if url.port() == Some(0) {
+            return Err("has the port 0, to which nobody can connect".to_owned());
         }
         if is_private && address(&host).is_some() {
             return Err("is an address, which is allowed as it is; leave out `private`".to_owned());
@@ -280,7 +285,8 @@ mod tests {
             ("http://[ff02::1]", "nobody"),
             ("http://256.1.1.1", "no URL"),
             ("http://[fe80::1%eth0]", "no URL"),
-            ("https://exa mple.com", "no host"),
+            ("https://exa mple.com", "space"),
+            ("https://api.example.com:0", "port 0"),
             ("https://аррӏе.com", "write \"https://xn--80ak6aa92e.com\""),
         ] {
             let problem = ListedOrigin::parse(text, false).expect_err(text);

@@ -180,6 +180,7 @@ pub trait HttpCalls {
     /// Sends a request, and waits for the whole response. It does not block the worker thread.
     ///
     /// # Errors
-    /// `not_allowed`, `misuse`, `limit`, `timeout`, `busy`, `unreachable`, `response_too_large`.
+    /// `not_allowed`, `invalid_url`, `misuse`, `limit`, `timeout`, `busy`, `unreachable`,
+    /// `response_too_large`.
     fn send(&mut self, request: Request) -> BoxFuture<'_, Result<Response, Refusal>>;
 }

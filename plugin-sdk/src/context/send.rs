@@ -24,8 +24,8 @@ impl Context {
     /// use serde_json::{Value, json};
     ///
     /// fn weather(ctx: &Context, city: String) -> Result<Value> {
-    ///     let url = format!("https://api.example.com/weather/{city}");
-    ///     let response = ctx.send(Request::get(url))?;
+    ///     let request = Request::get("https://api.example.com/weather").segment(city);
+    ///     let response = ctx.send(request)?;
     ///     if !response.is_success() {
     ///         return Err(Refusal::not_found("no weather of this city"));
     ///     }
@@ -40,7 +40,9 @@ impl Context {
     ///
     /// # Errors
     /// `not_allowed`: the operator does not list the origin, or its address is not allowed.
-    /// `misuse`: the method, the URL or a header is invalid. `limit`: by default, more than 8
+    /// `invalid_url`: the URL is invalid, perhaps by what a client has sent; build it with
+    /// [`segment`](Request::segment) and [`query`](Request::query). `misuse`: the method or a header
+    /// is invalid. `limit`: by default, more than 8
     /// requests in one event, a request of more than 256 KiB, or other requests of the plugin took
     /// all of the time. `timeout`: there was no response within 3 s by default, or within the time
     /// that the event has left. `busy`: the host has no room for it now, because of the
