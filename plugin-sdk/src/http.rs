@@ -19,9 +19,11 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// ```
 /// # use sockhop_sdk::http::Request;
 /// # fn build() -> sockhop_sdk::Result<Request> {
-/// # let event = "01JD";
+/// # struct Order { id: &'static str }
+/// # let order = Order { id: "01JD" };
 /// let request = Request::post("https://api.example.com/orders")
-///     .header("idempotency-key", event)
+///     // The client has made the id, and sends the same one again if it repeats the event.
+///     .header("idempotency-key", order.id)
 ///     .json(&serde_json::json!({"item": 7}))?;
 /// # Ok(request)
 /// # }

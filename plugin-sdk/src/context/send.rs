@@ -11,8 +11,13 @@ impl Context {
     ///
     /// A request is no effect: it is sent at once, and also if the handler fails afterwards. If the
     /// host runs the handler again after a write conflict, the same requests in the same order get
-    /// the recorded responses. So build requests from the event and the state alone. Send
-    /// [`event_id`](Self::event_id) as an idempotency key with what must not be done twice.
+    /// the recorded responses. So build requests from the event and the state alone.
+    ///
+    /// A request that was refused can still have been received. Send an idempotency key with what
+    /// must not be done twice: for a timer, make it of the name, the key and the due time of
+    /// [`timer`](Self::timer); for an event of a client, let the client send an id, and use the same
+    /// one when it repeats the event. [`event_id`](Self::event_id) is another one for each attempt
+    /// of a timer and for each repeat by a client.
     ///
     /// Hosts before 0.1.1 refuse to load a plugin that calls this. In a
     /// [`TestHost`](crate::testing::TestHost), [`stub`](crate::testing::TestHost::stub) answers.
