@@ -245,8 +245,13 @@ impl Config {
         self.server.check()?;
         self.auth.check()?;
         self.limits.check("limits")?;
+        self.outbound.check("limits", self.limits.outbound_response_bytes)?;
         let mut tables = self.plugins.by_name.iter();
-        tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
+        tables.try_for_each(|(name, own)| {
+            let table = format!("plugins.{name}");
+            own.limits.check(&table)?;
+            self.outbound.check(&table, own.limits.outbound_response_bytes)
+        })
     }
 
     /// How many connections operators may have, beyond those of clients: the reserved ones, and as

@@ -263,7 +263,7 @@ impl Deliveries {
             }
         };
         let now = self.clock.now_ms();
-        let sending = self.outbound.deliver(plugin, grant, &due.delivery, request, now);
+        let sending = self.outbound.deliver(grant, &due.delivery, request, now);
         let Some(answer) = self.aborted.run_until_cancelled(sending).await else { return };
         let (attempt, ended_at) = (due.attempts.saturating_add(1), self.clock.now_ms());
         // Without random numbers, the delays do not differ.

@@ -116,6 +116,11 @@ impl Dispatcher {
         self
     }
 
+    /// What sends the HTTP requests of handlers.
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.outbound
+    }
+
     /// The token buckets of clients.
     pub(crate) fn rate(&self) -> &RateLimits {
         &self.rate

@@ -7,8 +7,10 @@
 //! proxy variable, and keeps no connection for another request.
 
 mod address;
+mod body;
 mod client;
 pub(crate) mod fuzzing;
+mod memory;
 mod origin;
 mod resolve;
 mod retry_after;
@@ -16,6 +18,7 @@ mod secrets;
 mod signature;
 mod trust;
 
+use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,18 +27,21 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ClientConfig;
 use sockhop_core::delivery::Delivery;
-use sockhop_core::outbound::{Request, Response};
+use sockhop_core::outbound::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::config::{Config, ListedOrigin, PluginSettings};
+use crate::config::{Config, ListedOrigin, OutboundConfig, PluginSettings};
+use crate::error_chain::ErrorChain;
 use crate::rejection::Refusal;
 
 use client::ReadBody;
+use memory::ResponseMemory;
 use origin::Target;
-use resolve::Resolver;
+use resolve::{MAX_LOOKUPS, Resolver};
 use secrets::Secrets;
 
+pub(crate) use memory::KeptResponse;
 pub use secrets::SecretsError;
 pub use trust::TrustError;
 
@@ -64,7 +70,7 @@ pub fn check(config: &Config) -> Result<(), OutboundError> {
 }
 
 /// Sends the requests of all plugins.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbound {
     /// Trusts the configured authorities. `None` as long as no plugin may send to an origin with
     /// TLS.
@@ -72,7 +78,36 @@ pub(crate) struct Outbound {
     /// They sign deliveries.
     secrets: ArcSwap<Secrets>,
     resolver: Arc<Resolver>,
+    /// One permit for each exchange that runs at once.
+    exchanges: Arc<Semaphore>,
+    at_once: usize,
+    memory: ResponseMemory,
     tasks: TaskTracker,
+}
+
+/// The requests of all plugins that are in use, and their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutboundUsage {
+    /// Exchanges that run.
+    pub(crate) open: usize,
+    /// The most of them.
+    pub(crate) open_limit: usize,
+    /// Bytes of responses that are read or kept.
+    pub(crate) memory: usize,
+    /// The most of these bytes.
+    pub(crate) memory_limit: usize,
+}
+
+/// File descriptors that requests need at most: one for each connection, and for each lookup.
+pub(crate) fn max_descriptors(config: &OutboundConfig) -> u64 {
+    u64::try_from(config.at_once.get().saturating_add(MAX_LOOKUPS)).unwrap_or(u64::MAX)
+}
+
+/// A client without TLS, with the default limits.
+impl Default for Outbound {
+    fn default() -> Self {
+        Self::new(&OutboundConfig::default(), TaskTracker::default())
+    }
 }
 
 /// What is used from now on: the authorities that are trusted, and the secrets of deliveries.
@@ -82,13 +117,26 @@ pub(crate) struct ReadyOutbound {
 }
 
 impl Outbound {
+    fn new(config: &OutboundConfig, tasks: TaskTracker) -> Self {
+        let at_once = config.at_once.get().min(Semaphore::MAX_PERMITS);
+        Self {
+            tls: ArcSwapOption::empty(),
+            secrets: ArcSwap::default(),
+            resolver: Arc::default(),
+            exchanges: Arc::new(Semaphore::new(at_once)),
+            at_once,
+            memory: ResponseMemory::new(config.memory_bytes.get()),
+            tasks,
+        }
+    }
+
     /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities
     /// and the secrets.
     ///
     /// # Errors
     /// The configured authorities or secrets can't be used.
     pub(crate) fn load(config: &Config, tasks: TaskTracker) -> Result<Self, OutboundError> {
-        let outbound = Self { tasks, ..Self::default() };
+        let outbound = Self::new(&config.outbound, tasks);
         outbound.take(Self::prepare(config)?);
         Ok(outbound)
     }
@@ -112,6 +160,13 @@ impl Outbound {
         self.secrets.store(secrets);
     }
 
+    /// How much is in use now.
+    pub(crate) fn usage(&self) -> OutboundUsage {
+        let open = self.at_once.saturating_sub(self.exchanges.available_permits());
+        let (memory, memory_limit) = self.memory.usage();
+        OutboundUsage { open, open_limit: self.at_once, memory, memory_limit }
+    }
+
     /// Sends a request to an origin that `allowance` lists, and waits for the whole response until
     /// `deadline`. If the future is dropped, the request ends.
     ///
@@ -125,20 +180,20 @@ impl Outbound {
         allowance: &Allowance,
         request: Request,
         deadline: Instant,
-    ) -> Result<Response, SendError> {
+    ) -> Result<KeptResponse, SendError> {
         let target = Target::find(&request.url, &allowance.origins)?;
-        self.exchange(target, request, ReadBody::Whole(allowance.response_bytes), deadline).await
+        let body = ReadBody::Whole(allowance.response_bytes);
+        self.exchange(&allowance.deliveries.plugin, target, request, body, deadline).await
     }
 
-    /// Makes one attempt to send a delivery of `plugin`, at `now` in milliseconds since 1970. The
-    /// body of the response is dropped.
+    /// Makes one attempt to send a delivery, at `now` in milliseconds since 1970. The body of the
+    /// response is dropped.
     ///
     /// # Errors
     /// Returns why there is no response. `NotAllowed`: the operator does not list the origin any
     /// more, or has removed its secrets.
     pub(crate) async fn deliver(
         &self,
-        plugin: &str,
         grant: &DeliveryGrant,
         id: &str,
         mut request: Request,
@@ -146,12 +201,13 @@ impl Outbound {
     ) -> Result<Receipt, SendError> {
         let deadline = Instant::now() + grant.time;
         let target = Target::find(&request.url, &grant.origins)?;
-        let secrets = self.secrets.load().of(plugin, &target.origin);
+        let secrets = self.secrets.load().of(&grant.plugin, &target.origin);
         let secrets = secrets.ok_or_else(|| unsigned(&target.origin))?;
         let signed = signature::headers(&secrets, id, now / 1_000, &request.body);
         request.headers.extend(signed);
         let body = ReadBody::Dropped(DROPPED_BYTES);
-        let response = self.exchange(target, request, body, deadline).await?;
+        let answered = self.exchange(&grant.plugin, target, request, body, deadline).await?;
+        let response = answered.response();
         let retry_after = response.headers.iter().find(|(name, _)| name == "retry-after");
         let retry_after = retry_after.and_then(|(_, value)| retry_after::parse(value, now));
         Ok(Receipt { status: response.status, retry_after })
@@ -159,14 +215,23 @@ impl Outbound {
 
     async fn exchange(
         &self,
+        plugin: &Arc<str>,
         target: Target,
         request: Request,
         body: ReadBody,
         deadline: Instant,
-    ) -> Result<Response, SendError> {
+    ) -> Result<KeptResponse, SendError> {
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
+        let (plugin, exchanges) = (Arc::clone(plugin), Arc::clone(&self.exchanges));
+        let memory = self.memory.reserve();
         let sent = async move {
-            let exchange = client::exchange(&resolver, tls, target, request, body, deadline);
+            // Given in the order of the calls, and held until the connection is closed.
+            let permit = tokio::time::timeout_at(deadline.into(), exchanges.acquire_owned()).await;
+            let Ok(Ok(_permit)) = permit else {
+                return Err(SendError::Busy("requests at once"));
+            };
+            let (resolver, body) = ((&resolver, &plugin), (body, memory));
+            let exchange = client::exchange(resolver, tls, target, request, body, deadline);
             let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
             ended.unwrap_or(Err(SendError::Timeout))
         };
@@ -186,6 +251,8 @@ pub(crate) struct Receipt {
 /// Where, and within which time, deliveries of a plugin are sent.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryGrant {
+    /// The name of the plugin, whose versions share the right to look names up.
+    plugin: Arc<str>,
     origins: Arc<[ListedOrigin]>,
     /// Time of one attempt.
     time: Duration,
@@ -214,8 +281,8 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// The allowance of a plugin that has so many instances.
-    pub(crate) fn new(settings: &PluginSettings, instances: usize) -> Self {
+    /// The allowance of `plugin`, which has so many instances.
+    pub(crate) fn new(plugin: &str, settings: &PluginSettings, instances: usize) -> Self {
         let limits = &settings.limits;
         // One instance at least is for events that send no request.
         let most = instances.saturating_sub(1).max(1);
@@ -223,6 +290,7 @@ impl Allowance {
         let origins: Arc<[ListedOrigin]> = settings.outbound.clone().into();
         Self {
             deliveries: DeliveryGrant {
+                plugin: Arc::from(plugin),
                 origins: Arc::clone(&origins),
                 time: limits.delivery_ms,
                 at_once: limits.deliveries_at_once.get(),
@@ -255,7 +323,7 @@ impl Allowance {
     /// Checks that the URL of a request is valid, and that its origin is listed.
     ///
     /// # Errors
-    /// `misuse`, `not_allowed`.
+    /// `invalid_url`, `not_allowed`.
     pub(crate) fn check_url(&self, url: &str) -> Result<(), SendError> {
         Target::find(url, &self.origins).map(drop)
     }
@@ -328,7 +396,10 @@ pub(crate) enum SendError {
     /// The operator does not allow the origin, or the address.
     #[error("{0}")]
     NotAllowed(String),
-    /// The request is invalid.
+    /// The URL is none that a request can have. It may be made of what a client has sent.
+    #[error("the URL {0}")]
+    InvalidUrl(&'static str),
+    /// The request is invalid otherwise.
     #[error("{0}")]
     Misuse(String),
     /// The response did not come in time.
@@ -337,19 +408,29 @@ pub(crate) enum SendError {
     /// The name was not resolved, or the connection, TLS or the protocol failed.
     #[error("{0}")]
     Unreachable(String),
+    /// The host has no room for the request, or for its response: the limit that is reached.
+    #[error("the host has no room for it now: the limit of {0} is reached")]
+    Busy(&'static str),
     /// The response has more bytes than are allowed.
     #[error("the response is too large: {0}")]
     TooLarge(String),
 }
 
 impl SendError {
+    /// The connection, TLS or the protocol has failed.
+    fn unreachable(what: &str, error: &(dyn Error + 'static)) -> Self {
+        Self::Unreachable(format!("{what}: {}", ErrorChain(error)))
+    }
+
     /// The code for the handler and for the metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::NotAllowed(_) => "not_allowed",
+            Self::InvalidUrl(_) => "invalid_url",
             Self::Misuse(_) => "misuse",
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",
+            Self::Busy(_) => "busy",
             Self::TooLarge(_) => "response_too_large",
         }
     }
@@ -358,5 +439,93 @@ impl SendError {
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers every request with 204. Returns its address, and the number of connections so far.
+    async fn service() -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, connections) =
+            (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&connections);
+        drop(TaskTracker::new().spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            }
+        }));
+        (address, connections)
+    }
+
+    /// A client whose resolver gives the next of these answers to each lookup.
+    fn resolving(mut answers: Vec<Vec<IpAddr>>) -> (Outbound, Arc<Mutex<Vec<Vec<IpAddr>>>>) {
+        answers.reverse();
+        let answers = Arc::new(Mutex::new(answers));
+        let left = Arc::clone(&answers);
+        let look_up =
+            move |_: &str| left.lock().unwrap().pop().ok_or_else(|| "one lookup more".to_owned());
+        let resolver = Arc::new(Resolver::new(Arc::new(look_up)));
+        (Outbound { resolver, ..Outbound::default() }, answers)
+    }
+
+    async fn code(outbound: &Outbound, port: u16, is_private: bool) -> &'static str {
+        let origin = format!("http://api.test:{port}");
+        let listed = ListedOrigin::parse(&origin, is_private).unwrap();
+        let settings = PluginSettings { outbound: vec![listed], ..PluginSettings::default() };
+        let allowance = Allowance::new("a", &settings, 2);
+        let request = Request {
+            method: "GET".to_owned(),
+            url: origin,
+            headers: Vec::new(),
+            body: Vec::new(),
+            timeout: None,
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let sent = outbound.send(&allowance, request, deadline).await;
+        sent.map_or_else(
+            |error| error.code(),
+            |response| {
+                assert_eq!(response.status(), 204);
+                "ok"
+            },
+        )
+    }
+
+    #[tokio::test]
+    async fn a_changed_answer_for_a_name_is_checked_again_and_nothing_else_is_connected_to() {
+        let (address, connections) = service().await;
+        let (own, port) = (address.ip(), address.port());
+        let [public, metadata]: [IpAddr; 2] =
+            ["192.88.98.1", "169.254.169.254"].map(|address| address.parse().unwrap());
+        let answers = [
+            // Each line is the only lookup of one request.
+            (vec![own], true, "ok"),
+            (vec![own], false, "not_allowed"),
+            (vec![metadata], true, "not_allowed"),
+            (vec![own, metadata], true, "not_allowed"),
+            (vec![public, own], false, "not_allowed"),
+            (vec![own, own], true, "ok"),
+            (vec![], true, "unreachable"),
+        ];
+        let (outbound, left) =
+            resolving(answers.iter().map(|(answer, ..)| answer.clone()).collect());
+        for (index, (answer, is_private, expected)) in answers.iter().enumerate() {
+            assert_eq!(code(&outbound, port, *is_private).await, *expected, "{index}: {answer:?}");
+            // If a request looked the name up twice, the second answer would be missing later.
+            assert_eq!(left.lock().unwrap().len(), answers.len() - index - 1, "{index}");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 2);
     }
 }

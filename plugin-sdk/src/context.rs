@@ -129,7 +129,8 @@ impl Context {
     }
 
     /// Returns the id of the handled event (a ULID), as in logs and in the errors of clients. It
-    /// stays the same if the host runs the handler again.
+    /// stays the same if the host runs the handler again after a write conflict. Each attempt of a
+    /// timer, and each repeat by a client, has another one.
     #[must_use]
     pub fn event_id(&self) -> String {
         self.host.event_id()

@@ -3,20 +3,27 @@
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sockhop_core::outbound;
 
 use crate::refusal::{Refusal, Result};
 
+/// What is encoded in a segment of a path, and in a name or a value of a query: all but the
+/// unreserved signs of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// An HTTP request, for [`Context::send`](crate::Context::send).
 ///
 /// ```
 /// # use sockhop_sdk::http::Request;
 /// # fn build() -> sockhop_sdk::Result<Request> {
-/// # let event = "01JD";
+/// # struct Order { id: &'static str }
+/// # let order = Order { id: "01JD" };
 /// let request = Request::post("https://api.example.com/orders")
-///     .header("idempotency-key", event)
+///     // The client has made the id, and sends the same one again if it repeats the event.
+///     .header("idempotency-key", order.id)
 ///     .json(&serde_json::json!({"item": 7}))?;
 /// # Ok(request)
 /// # }
@@ -60,6 +67,45 @@ impl Request {
     #[must_use]
     pub fn delete(url: impl Into<String>) -> Self {
         Self::new("DELETE", url)
+    }
+
+    /// Adds a segment to the path, percent-encoded, so that it stays one segment whatever a client
+    /// has sent. A segment `.` or `..` can't be encoded: the request is then refused as
+    /// `invalid_url`.
+    ///
+    /// ```
+    /// # use sockhop_sdk::http::Request;
+    /// let request = Request::get("https://api.example.com/cities").segment("a/b?").segment(7);
+    /// assert_eq!(request.url(), "https://api.example.com/cities/a%2Fb%3F/7");
+    /// ```
+    #[must_use]
+    pub fn segment(mut self, segment: impl fmt::Display) -> Self {
+        let url = &mut self.0.url;
+        let at = url.find(['?', '#']).unwrap_or(url.len());
+        let segment = segment.to_string();
+        let encoded = utf8_percent_encode(&segment, ENCODED);
+        let has_slash = url.get(..at).is_some_and(|path| path.ends_with('/'));
+        url.insert_str(at, &format!("{}{encoded}", if has_slash { "" } else { "/" }));
+        self
+    }
+
+    /// Adds a name and a value to the query, both percent-encoded.
+    ///
+    /// ```
+    /// # use sockhop_sdk::http::Request;
+    /// let request = Request::get("https://api.example.com/find").query("q", "a&b=c");
+    /// assert_eq!(request.query("n", 7).url(), "https://api.example.com/find?q=a%26b%3Dc&n=7");
+    /// ```
+    #[must_use]
+    pub fn query(mut self, name: &str, value: impl fmt::Display) -> Self {
+        let url = &mut self.0.url;
+        let at = url.find('#').unwrap_or(url.len());
+        let sign = if url.get(..at).is_some_and(|before| before.contains('?')) { '&' } else { '?' };
+        let value = value.to_string();
+        let (name, value) =
+            (utf8_percent_encode(name, ENCODED), utf8_percent_encode(&value, ENCODED));
+        url.insert_str(at, &format!("{sign}{name}={value}"));
+        self
     }
 
     /// Adds a header. The host sets `host`, `connection`, `content-length` and others that concern
@@ -195,4 +241,30 @@ impl fmt::Debug for Response {
 fn find<'headers>(headers: &'headers [(String, Vec<u8>)], name: &str) -> Option<&'headers str> {
     let (_, value) = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
     std::str::from_utf8(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use sockhop_core::outbound::url::parse;
+
+    use super::*;
+
+    #[test]
+    fn whatever_a_client_sends_stays_one_segment_or_one_value() {
+        for text in ["ulm", "a/b", "../x", "?x#y", "a b", "ü", "%2e%2e/", "\\", "@evil.test", "&=+"]
+        {
+            let base = "https://api.example.com/v1/?k=1#f";
+            let request = Request::get(base).segment(text).query(text, text);
+            let url = parse(request.url()).expect(text);
+            assert_eq!(url.origin().ascii_serialization(), "https://api.example.com");
+            let encoded = utf8_percent_encode(text, ENCODED).to_string();
+            assert_eq!(url.path(), format!("/v1/{encoded}"));
+            let pairs: Vec<_> = url.query_pairs().collect();
+            let [(_, first), (name, value)] = pairs.as_slice() else { panic!("{pairs:?}") };
+            assert_eq!((&**first, &**name, &**value), ("1", text, text));
+        }
+        for dots in [".", ".."] {
+            assert!(parse(Request::get("https://a.test/v1").segment(dots).url()).is_err());
+        }
+    }
 }

@@ -896,6 +896,28 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
 }
 
 #[cfg(unix)]
+#[test]
+fn requests_of_plugins_have_file_descriptors_only_if_a_plugin_lists_an_origin() {
+    const LOOKUPS: usize = 16;
+    let plugins = directory_of(&[]);
+    let limit = |settings: &str| {
+        let data = directory_of(&[]);
+        let file = data.path().join("sockhop.toml");
+        std::fs::write(&file, settings).expect("a file");
+        let mut command = with_descriptors(plugins.path(), data.path(), most_descriptors(0, 300));
+        command.arg("--config").arg(&file);
+        let host = HostProcess::of(command, data.path());
+        let (_, text) = host.http("/metrics", None);
+        let mut lines = text.as_str().expect("text").lines();
+        let limit = lines.find_map(|line| line.strip_prefix("sockhop_connections_limit "));
+        limit.and_then(|limit| limit.parse::<usize>().ok()).expect("a number")
+    };
+    let without = limit("[outbound]\nat_once = 100\n");
+    let with = "[outbound]\nat_once = 100\n[plugins.a]\noutbound = [\"https://a.test\"]\n";
+    assert_eq!(limit(with), without - 100 - LOOKUPS);
+}
+
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_are_answered() {
     let (plugins, data) = (

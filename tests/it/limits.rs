@@ -235,6 +235,16 @@ const REACHED: &[(&str, &str, &str)] = &[
         "messages_that_are_never_finished_have_a_bound_together_and_short_ones_are_answered",
     ),
     (
+        "outbound.at_once",
+        "outbound",
+        "all_plugins_together_send_as_many_requests_at_once_as_is_set",
+    ),
+    (
+        "outbound.memory_bytes",
+        "outbound",
+        "all_responses_together_have_at_most_as_many_bytes_as_is_set",
+    ),
+    (
         "server.ping_interval_ms",
         "sessions",
         "a_client_that_answers_no_ping_is_gone_in_time_and_one_that_does_stays",
@@ -326,6 +336,7 @@ fn every_limit_is_reached_by_a_test() {
     let is_limit =
         |key: &String| ["_ms", "_s", "seconds", "bytes"].iter().any(|unit| key.ends_with(unit));
     let mut keys = keys_of("limits");
+    keys.extend(keys_of("outbound").into_iter().filter(|key| key != "outbound.ca_file"));
     keys.extend(keys_of("server").into_iter().filter(is_limit));
     keys.extend(keys_of("server.recovery"));
     keys.sort();

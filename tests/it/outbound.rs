@@ -99,6 +99,20 @@ async fn a_handler_sends_a_whole_request_and_gets_the_whole_response() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_has_a_body_says_that_it_is_empty() {
+    let service = Service::start().await;
+    let (_host, client) = caller(&service, |_| {}).await;
+    for (method, expected) in [("POST", 1), ("PUT", 1), ("PATCH", 1), ("GET", 0), ("DELETE", 0)] {
+        let empty = json!({"url": service.url("/echo"), "method": method});
+        assert_eq!(client.ask("call", empty).await[0]["status"], 200, "{method}");
+        let request = service.requests().pop().expect("a request").to_ascii_lowercase();
+        let lines = request.lines().filter(|line| line.starts_with("content-length"));
+        assert_eq!(lines.clone().count(), expected, "{request}");
+        assert!(lines.into_iter().all(|line| line == "content-length: 0"), "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     let (listed, other) = (Service::start().await, Service::start().await);
     let (of_listed, of_other) = (listed.address.port(), other.address.port());
@@ -118,8 +132,8 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
         (format!("http://localhost:{of_other}/"), json!("not_allowed")),
         (format!("http://[::ffff:127.0.0.1]:{of_listed}/"), json!("not_allowed")),
         (format!("https://127.0.0.1:{of_listed}/"), json!("not_allowed")),
-        (format!("http://127.0.0.1:{of_listed}@127.0.0.1:{of_other}/"), json!("misuse")),
-        ("file:///etc/passwd".to_owned(), json!("misuse")),
+        (format!("http://127.0.0.1:{of_listed}@127.0.0.1:{of_other}/"), json!("invalid_url")),
+        ("file:///etc/passwd".to_owned(), json!("invalid_url")),
     ] {
         let called = call(&client, &url).await;
         assert_eq!(called["code"], code, "{url}: {called}");
@@ -142,6 +156,23 @@ async fn requests_go_only_to_listed_origins_and_their_allowed_addresses() {
     assert_eq!(passed["error"]["code"], "refused", "{passed}");
     assert_eq!(passed["error"]["reason"], "not_allowed", "{passed}");
     assert_eq!(listed.connections(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_url_is_no_failure_of_the_plugin_and_an_invalid_header_is_one() {
+    let service = Service::start().await;
+    let (host, client) = caller(&service, |_| {}).await;
+    for path in ["/a b", "/../x", "/%2e%2E"] {
+        let passed = client.ask("pass", json!({"url": service.url(path)})).await;
+        assert_eq!(passed["error"]["code"], "refused", "{passed}");
+        assert_eq!(passed["error"]["reason"], "invalid_url", "{passed}");
+    }
+    assert_eq!(host.row("caller").await["failures"], 0);
+    let header = json!({"url": service.url("/"), "headers": [["host", "evil.test"]]});
+    let passed = client.ask("pass", header).await;
+    assert_eq!(passed["error"]["code"], "plugin_failed", "{passed}");
+    assert_eq!(host.row("caller").await["failures"], 1);
+    assert_eq!(service.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,6 +317,50 @@ async fn a_response_in_single_bytes_uses_no_cpu_time_of_the_guest() {
     assert_eq!((&called["status"], &called["bytes"]), (&json!(200), &json!(2000)), "{called}");
 }
 
+/// Bytes of responses that a host holds.
+fn in_use(host: &HostProcess) -> u64 {
+    let (_, text) = host.http("/metrics", None);
+    let mut lines = text.as_str().expect("text").lines();
+    let figure = lines.find_map(|line| line.strip_prefix("sockhop_outbound_memory_bytes "));
+    figure.and_then(|figure| figure.parse().ok()).expect("a number")
+}
+
+/// In its own process, whose memory is that of the host alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_in_single_bytes_takes_no_more_memory_than_its_bytes() {
+    const MIB: u64 = 1 << 20;
+    let (service, data) = (Service::start().await, tempfile::tempdir().expect("a directory"));
+    let (plugins, config) = (directory_of(&[guest("caller")]), data.path().join("sockhop.toml"));
+    let settings = format!(
+        "[limits]\noutbound_ms = 60_000\nevent_wall_ms = 80_000\n[plugins.caller]\n\
+         outbound = [\"{}\"]\n",
+        origin(&service)
+    );
+    std::fs::write(&config, settings).expect("a file");
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command.arg("--config").arg(&config);
+    });
+    let client = TestClient::connect(&host.url).await;
+    assert_eq!(call(&client, &service.url("/")).await["status"], 200);
+    for (sent, (path, bytes)) in
+        [("/single_bytes/40000", 40_001_u64), ("/single_chunks/1000000", 1_000_000)]
+            .into_iter()
+            .enumerate()
+    {
+        let before = host.allocated();
+        let answer = client.ask_later(&array("call", json!({"url": service.url(path)}))).await;
+        service.until_waiting(1).await;
+        // All of it is read, but for what is sent last.
+        eventually("the bytes are read", async || (in_use(&host) >= bytes - 1).then_some(())).await;
+        let grown = host.allocated().saturating_sub(before);
+        service.release(1);
+        let called = answer.await.expect("an answer");
+        assert_eq!(called[0]["bytes"], bytes, "{called}");
+        assert!(grown < 8 * MIB, "{path}: {grown} bytes for {bytes}");
+        assert_eq!(service.requests().len(), sent + 2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_sends_as_many_requests_of_such_a_size_in_such_a_time_as_is_set() {
     let service = Service::start().await;
@@ -364,6 +439,78 @@ async fn as_many_requests_are_sent_at_once_as_is_set_and_others_wait_in_their_ti
     assert_eq!(first.await.expect("an answer")[0]["status"], 200);
     assert_eq!(call(&other, &service.url("/now")).await["status"], 200);
     assert_eq!((service.requests().len(), service.most_open()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_plugins_together_send_as_many_requests_at_once_as_is_set() {
+    let service = Service::start().await;
+    let host = TestHost::with(&[guest("caller")], |config| {
+        config.outbound.at_once = number(1);
+        config.limits.instances = Some(number(4));
+        config.limits.outbound_ms = Duration::from_secs(20);
+        config.limits.event_wall_ms = Duration::from_secs(30);
+        list(config, &[(origin(&service), false)]);
+    })
+    .await;
+    let (client, other, third) = (host.client().await, host.client().await, host.client().await);
+    assert_eq!(host.figure("sockhop_outbound_open_limit").await, 1);
+    let first = client.ask_later(&array("call", json!({"url": service.url("/hold")}))).await;
+    service.until_requests(1).await;
+    assert_eq!(host.figure("sockhop_outbound_open").await, 1);
+    let late = json!({"url": service.url("/late"), "timeout_ms": 300});
+    let refused = other.ask("call", late.clone()).await;
+    assert_eq!(refused[0]["code"], "busy", "{refused}");
+    // A handler that passes it on refuses its event.
+    let passed = other.ask("pass", late).await;
+    assert_eq!(passed["error"]["reason"], "busy", "{passed}");
+    // Another waits in its own time, and is then sent.
+    let waiting = third.ask_later(&array("call", json!({"url": service.url("/now")}))).await;
+    service.release(1);
+    for answer in [first, waiting] {
+        assert_eq!(answer.await.expect("an answer")[0]["status"], 200);
+    }
+    assert_eq!((service.requests().len(), service.most_open()), (2, 1));
+    assert_eq!(host.figure("sockhop_outbound_open").await, 0);
+    let (_, row) = host.http("/api/plugins/caller", None).await;
+    assert_eq!(row["failures"], 0, "{row}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_responses_together_have_at_most_as_many_bytes_as_is_set() {
+    const MEMORY: u64 = 100_000;
+    let service = Service::start().await;
+    let host = TestHost::with(&[guest("caller")], |config| {
+        config.outbound.memory_bytes = number(100_000);
+        config.limits.outbound_response_bytes = number(70_000);
+        config.limits.event_wall_ms = Duration::from_secs(4);
+        list(config, &[(origin(&service), false)]);
+    })
+    .await;
+    let (client, other) = (host.client().await, host.client().await);
+    assert_eq!(host.figure("sockhop_outbound_memory_limit_bytes").await, MEMORY);
+    let (reading, url) = ("/single_bytes/50000", service.url("/bytes/60000"));
+    // One that is read, and one that is kept until its event ends.
+    let first = client.ask_later(&array("call", json!({"url": service.url(reading)}))).await;
+    let used = async |bytes: std::ops::Range<u64>| {
+        let used = async || {
+            bytes.contains(&host.figure("sockhop_outbound_memory_bytes").await).then_some(())
+        };
+        eventually(&format!("{bytes:?} bytes are in use"), used).await;
+    };
+    used(50_000..MEMORY).await;
+    let refused = call(&other, &url).await;
+    assert_eq!(refused["code"], "busy", "{refused}");
+    service.release(1);
+    assert_eq!(first.await.expect("an answer")[0]["bytes"], 50_001);
+    used(0..1).await;
+    let sleeping = json!({"url": url, "method": "POST", "body": "sleep"});
+    let kept = client.ask_later(&array("end", sleeping)).await;
+    used(60_000..61_000).await;
+    assert_eq!(call(&other, &url).await["code"], "busy");
+    assert_eq!(call(&other, &service.url("/bytes/30000")).await["status"], 200);
+    assert_eq!(kept.await.expect("an answer")["error"]["code"], "timed_out");
+    used(0..1).await;
+    assert_eq!(call(&other, &url).await["bytes"], 60_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,7 +176,7 @@ fn the_socket_io_server_knows_no_host_no_plugins_and_no_other_server() {
 }
 
 /// The dependencies of `sockhop-core`. None of them reads files, opens sockets or starts threads.
-const CORE_KNOWS: [&str; 11] = [
+const CORE_KNOWS: [&str; 12] = [
     "chrono",
     "chrono-tz",
     "croner",
@@ -188,6 +188,7 @@ const CORE_KNOWS: [&str; 11] = [
     "serde_json",
     "stacker",
     "thiserror",
+    "url",
 ];
 
 #[test]

@@ -29,7 +29,9 @@ struct Shared {
     connections: AtomicUsize,
     open: AtomicUsize,
     most_open: AtomicUsize,
-    /// One for each request to `/hold` that may be answered.
+    /// Answers that wait to be released.
+    waiting: AtomicUsize,
+    /// One for each request whose answer may end, such as that to `/hold`.
     released: Semaphore,
     /// The status with which `/status` answers.
     status: AtomicU16,
@@ -87,6 +89,7 @@ impl Service {
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             released: Semaphore::new(0),
             status: AtomicU16::new(200),
             cut: AtomicUsize::new(0),
@@ -94,6 +97,7 @@ impl Service {
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
                 let (open, tls) = (Open::new(&accepting), tls.clone());
                 tokio::spawn(async move {
                     match tls {
@@ -147,7 +151,13 @@ impl Service {
         eventually(&format!("{number} requests"), are).await;
     }
 
-    /// Answers so many requests to `/hold`, now or later.
+    /// Waits until so many answers wait for [`release`](Self::release).
+    pub async fn until_waiting(&self, number: usize) {
+        let wait = async || (self.shared.waiting.load(Ordering::SeqCst) == number).then_some(());
+        eventually(&format!("{number} answers wait"), wait).await;
+    }
+
+    /// Ends so many answers that wait for it, such as that to `/hold`, now or later.
     pub fn release(&self, number: usize) {
         self.shared.released.add_permits(number);
     }
@@ -162,7 +172,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
     let answer = async {
         match path.as_str() {
             "/hold" => {
-                shared.released.acquire().await.expect("never closed").forget();
+                released(shared).await;
                 whole(&mut stream, "200 OK", "", b"held").await
             }
             "/status" => {
@@ -216,6 +226,24 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
                 }
                 Ok(())
             }
+            _ if path.starts_with("/single_bytes/") => {
+                let bytes = path.trim_start_matches("/single_bytes/").parse().expect("a number");
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes + 1);
+                stream.write_all(head.as_bytes()).await?;
+                for _ in 0..bytes {
+                    stream.write_all(b"x").await?;
+                    tokio::task::yield_now().await;
+                }
+                released(shared).await;
+                stream.write_all(b"x").await
+            }
+            _ if path.starts_with("/single_chunks/") => {
+                let chunks = path.trim_start_matches("/single_chunks/").parse().expect("a number");
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+                stream.write_all(&b"1\r\nx\r\n".repeat(chunks)).await?;
+                released(shared).await;
+                stream.write_all(b"0\r\n\r\n").await
+            }
             _ if path.starts_with("/redirect?") => {
                 let to = path.trim_start_matches("/redirect?");
                 whole(&mut stream, "302 Found", &format!("location: {to}\r\n"), b"").await
@@ -233,6 +261,12 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
         () = closed => {}
     }
     let _ = stream.shutdown().await;
+}
+
+async fn released(shared: &Shared) {
+    shared.waiting.fetch_add(1, Ordering::SeqCst);
+    shared.released.acquire().await.expect("never closed").forget();
+    shared.waiting.fetch_sub(1, Ordering::SeqCst);
 }
 
 async fn whole(

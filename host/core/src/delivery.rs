@@ -3,9 +3,9 @@
 
 use serde::Serialize;
 
-use crate::outbound::{Request, check_url};
-use crate::rejection::Refusal;
-use crate::state::check_key;
+use crate::outbound::Request;
+#[cfg(feature = "schema")]
+use crate::{outbound::url, rejection::Refusal, state::check_key};
 
 /// A request that the host sends after the commit of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub struct Delivery {
 }
 
 /// The beginning of the names of the headers that the host sets by Standard Webhooks.
+#[cfg(feature = "schema")]
 const OF_HOST: &str = "webhook-";
 
 impl Delivery {
@@ -31,13 +32,15 @@ impl Delivery {
     /// listed origin is decided by the host.
     ///
     /// # Errors
-    /// `misuse`: a part is invalid, or a header belongs to the host. `limit`: the key has more than
-    /// `max_key` bytes, the request has more than `max_bytes`, or too many headers.
+    /// `invalid_url`: the URL is invalid. `misuse`: another part is, or a header belongs to the host.
+    /// `limit`: the key has more than `max_key` bytes, the request has more than `max_bytes`, or too
+    /// many headers.
+    #[cfg(feature = "schema")]
     pub fn check(&self, max_key: usize, max_bytes: usize) -> Result<(), Refusal> {
         check_key(&self.key, max_key)?;
         self.request.check(max_bytes)?;
-        check_url(&self.request.url)
-            .map_err(|problem| Refusal::misuse(format!("the URL {problem}")))?;
+        url::parse(&self.request.url)
+            .map_err(|problem| Refusal::new("invalid_url", format!("the URL {problem}")))?;
         for (name, _) in &self.request.headers {
             let lower = name.to_ascii_lowercase();
             if lower.starts_with(OF_HOST) {

@@ -1,9 +1,12 @@
 //! HTTP requests that a handler sends, their responses, and which requests are valid. Where a
 //! request may go is decided by the host.
 
+#[cfg(feature = "schema")]
+pub mod url;
+
 use std::time::Duration;
 
-use crate::rejection::Refusal;
+use crate::rejection::{Refusal, truncate};
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,42 +94,37 @@ impl Request {
 
 fn check_header(name: &str, value: &[u8]) -> Result<(), Refusal> {
     if !is_token(name) {
-        return Err(Refusal::misuse(format!("`{}` is no name of a header", name.escape_debug())));
+        return Err(misuse_of(name, "is no name of a header"));
     }
     let lower = name.to_ascii_lowercase();
     if OF_HOST.contains(&lower.as_str()) || lower.starts_with("proxy-") {
-        return Err(Refusal::misuse(format!("the header `{lower}` is set by the host")));
+        return Err(misuse_of(&lower, "is a header that the host sets"));
     }
     let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
     if !value.iter().all(is_text) {
-        return Err(Refusal::misuse(format!(
-            "the value of the header `{lower}` has a control character"
-        )));
+        return Err(misuse_of(&lower, "is a header whose value has a control character"));
     }
     Ok(())
 }
 
-/// Checks the form of an absolute URL. Forms that parsers read in different ways are refused. Only
-/// the host parses it.
-///
-/// # Errors
-/// Returns what is wrong, as the end of a sentence about the URL.
-pub fn check_url(text: &str) -> Result<(), &'static str> {
-    if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
-        return Err("has a space, a control character or a backslash");
+/// Maximum bytes that a message shows of a name or a URL that a plugin has given.
+const MAX_SHOWN: usize = 512;
+
+/// The part of a plugin's text that a message shows.
+pub fn shown(text: &str) -> String {
+    // A sign has several bytes when it is escaped, so the text is cut before it and after it.
+    let start = text.get(..text.floor_char_boundary(MAX_SHOWN)).unwrap_or_default();
+    let mut shown = start.escape_debug().to_string();
+    let is_whole = start.len() == text.len() && shown.len() <= MAX_SHOWN;
+    truncate(&mut shown, MAX_SHOWN);
+    if !is_whole {
+        shown.push('…');
     }
-    let Some((scheme, rest)) = text.split_once("://") else { return Err("is not absolute") };
-    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err("has another scheme than `https` and `http`");
-    }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.is_empty() {
-        return Err("has no host");
-    }
-    if authority.contains('@') {
-        return Err("has a user; send the header `authorization` instead");
-    }
-    Ok(())
+    shown
+}
+
+fn misuse_of(name: &str, problem: &str) -> Refusal {
+    Refusal::misuse(format!("`{}` {problem}", shown(name)))
 }
 
 /// Whether a text is a `token` of RFC 9110.
@@ -200,6 +198,20 @@ mod tests {
         ] {
             assert_eq!(code(&request(method, &[])), expected, "{method:?}");
         }
+    }
+
+    #[test]
+    fn a_message_shows_at_most_one_kib_of_what_a_plugin_has_given() {
+        for name in ["x y".repeat(50_000), "\u{10ffff}".repeat(50_000), "é".repeat(50_000)] {
+            let mut request = request("GET", &[(&name, "")]);
+            let refusal = request.check(1 << 20).unwrap_err();
+            assert_eq!(refusal.code, "misuse");
+            assert!(refusal.message.len() <= 1_024, "{}", refusal.message.len());
+            request.headers = vec![(format!("proxy-{}", "x".repeat(50_000)), Vec::new())];
+            let refusal = request.check(1 << 20).unwrap_err();
+            assert!(refusal.message.len() <= 1_024 && refusal.message.contains("host sets"));
+        }
+        assert_eq!(shown("x y"), "x y");
     }
 
     #[test]

@@ -31,6 +31,8 @@ const NEEDS_RESTART: &[&str] = &[
     "admin",
     "data",
     "auth.mode",
+    "outbound.at_once",
+    "outbound.memory_bytes",
     "log.format",
     "log.queue_bytes",
     "log.collapse",
@@ -178,6 +180,8 @@ impl Config {
         applied.plugins.forget_after_s = old.plugins.forget_after_s;
         applied.admin = old.admin.clone();
         applied.data = old.data.clone();
+        applied.outbound.at_once = old.outbound.at_once;
+        applied.outbound.memory_bytes = old.outbound.memory_bytes;
         applied.log = old.log.clone();
         applied.log.filter = self.log.filter.clone();
         // Without the mode, the other keys mean nothing.

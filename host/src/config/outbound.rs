@@ -1,20 +1,53 @@
 //! Where plugins may send HTTP requests: `[plugins.NAME] outbound` and `[outbound]`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
 use url::{Host, Url};
 
+use super::limits::nonzero;
 use super::webhook::WebhookSecret;
 
 /// `[outbound]`: the HTTP requests of all plugins.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
     /// A file with the certificates of the authorities that are trusted, as PEM. `None`: those that
     /// the machine trusts.
     pub ca_file: Option<PathBuf>,
+    /// Requests of all plugins at once, each with a connection of its own.
+    pub at_once: NonZeroUsize,
+    /// Memory of all responses that are read, or that are kept until their event ends.
+    pub memory_bytes: NonZeroUsize,
+}
+
+/// Requests at once: more than the instances of some ten plugins on a usual machine, and few
+/// against the file descriptors of a process. Each also takes up to 64 KiB for its head.
+const AT_ONCE: NonZeroUsize = nonzero!(NonZeroUsize, 128);
+
+/// Bytes of responses: 64 of the largest default size.
+const MEMORY_BYTES: NonZeroUsize = nonzero!(NonZeroUsize, 64 << 20);
+
+impl Default for OutboundConfig {
+    fn default() -> Self {
+        Self { ca_file: None, at_once: AT_ONCE, memory_bytes: MEMORY_BYTES }
+    }
+}
+
+impl OutboundConfig {
+    /// Checks that the memory has room for a response of `largest` bytes, which `table` allows.
+    pub(super) fn check(&self, table: &str, largest: NonZeroUsize) -> Result<(), String> {
+        if largest <= self.memory_bytes {
+            return Ok(());
+        }
+        Err(format!(
+            "outbound.memory_bytes: {} bytes have no room for a response of {largest} bytes, \
+             which {table}.outbound_response_bytes allows; raise the former or lower the latter",
+            self.memory_bytes
+        ))
+    }
 }
 
 /// An origin to which a plugin may send requests, as an operator lists it.
@@ -54,8 +87,10 @@ impl ListedOrigin {
                 "has a path or a query, which no origin has; write \"{scheme}://{authority}\""
             ));
         }
-        if authority.is_empty() || authority.contains(|sign: char| sign <= ' ' || sign == '\u{7f}')
-        {
+        if authority.contains(|sign: char| sign <= ' ' || sign == '\u{7f}') {
+            return Err("has a space or a control character; remove it".to_owned());
+        }
+        if authority.is_empty() {
             return Err("has no host; write it as \"https://api.example.com\"".to_owned());
         }
         let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
@@ -78,6 +113,9 @@ impl ListedOrigin {
         }
         if address(&host).is_some_and(is_for_nobody) {
             return Err("has an address to which nobody can connect".to_owned());
+        }
+        if url.port() == Some(0) {
+            return Err("has the port 0, to which nobody can connect".to_owned());
         }
         if is_private && address(&host).is_some() {
             return Err("is an address, which is allowed as it is; leave out `private`".to_owned());
@@ -268,6 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_for_responses_has_room_for_the_largest_one() {
+        let parse = |text: &str| super::super::Config::parse(None, text).map(drop);
+        let own = "[plugins.a]\noutbound_response_bytes = 2_000_000\n";
+        for (memory, own, said) in [
+            (1 << 20, "", None),
+            ((1 << 20) - 1, "", Some("limits.outbound_response_bytes")),
+            (2_000_000, own, None),
+            (1 << 20, own, Some("plugins.a.outbound_response_bytes")),
+        ] {
+            let parsed = parse(&format!("{own}[outbound]\nmemory_bytes = {memory}\n"));
+            let error = parsed.err().map(|error| error.to_string());
+            let is_as_expected = match (&error, said) {
+                (Some(error), Some(said)) => {
+                    error.contains("outbound.memory_bytes") && error.contains(said)
+                }
+                (error, said) => error.is_none() && said.is_none(),
+            };
+            assert!(is_as_expected, "{memory} {own}: {error:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_origin_is_refused_with_what_to_write() {
         for (text, said) in [
             ("api.example.com", "no scheme"),
@@ -301,7 +361,8 @@ mod tests {
             ("http://[ff02::1]", "nobody"),
             ("http://256.1.1.1", "no URL"),
             ("http://[fe80::1%eth0]", "no URL"),
-            ("https://exa mple.com", "no host"),
+            ("https://exa mple.com", "space"),
+            ("https://api.example.com:0", "port 0"),
             ("https://аррӏе.com", "write \"https://xn--80ak6aa92e.com\""),
         ] {
             let problem = ListedOrigin::parse(text, false).expect_err(text);

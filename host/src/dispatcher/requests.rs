@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::effect::{Request, Response};
-use crate::outbound::Allowance;
+use crate::effect::Request;
+use crate::outbound::{Allowance, KeptResponse};
 use crate::rejection::Refusal;
 
 /// What a request was answered.
-type Answer = Result<Response, Refusal>;
+type Answer = Result<KeptResponse, Refusal>;
 
 /// The requests of one event.
 #[derive(Debug, Default)]
@@ -192,6 +192,8 @@ impl EventRequests {
 mod tests {
     use std::time::Duration;
 
+    use crate::effect::Response;
+
     use super::*;
 
     fn request(url: &str) -> [u8; 32] {
@@ -205,7 +207,7 @@ mod tests {
     }
 
     fn answer(status: u16) -> Answer {
-        Ok(Response { status, headers: Vec::new(), body: Vec::new() })
+        Ok(Response { status, headers: Vec::new(), body: Vec::new() }.into())
     }
 
     fn is_recorded(next: &Next, expected: &Answer) -> bool {

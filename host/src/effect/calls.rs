@@ -186,7 +186,7 @@ pub trait HttpCalls {
     /// Sends a request, and waits for the whole response. It does not block the worker thread.
     ///
     /// The inner result is the handler's: the response, or why there is none (`not_allowed`,
-    /// `misuse`, `limit`, `busy`, `timeout`, `unreachable`, `response_too_large`).
+    /// `invalid_url`, `misuse`, `limit`, `busy`, `timeout`, `unreachable`, `response_too_large`).
     ///
     /// # Errors
     /// The handler must be stopped.

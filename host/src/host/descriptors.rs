@@ -35,11 +35,12 @@ pub(super) fn raise_limit() -> Option<u64> {
 }
 
 /// Returns the number of descriptors for everything except client connections, with this number of
-/// plugins, whose state takes at most `of_plugin` each.
-pub(super) fn needed(plugins: usize, of_plugin: u64, reserved: NonZeroUsize) -> u64 {
+/// plugins, whose state takes at most `of_plugin` each, and whose requests take `outbound`.
+pub(super) fn needed(plugins: usize, of_plugin: u64, reserved: NonZeroUsize, outbound: u64) -> u64 {
     let plugins = u64::try_from(plugins).unwrap_or(u64::MAX);
     let reserved = u64::try_from(reserved.get()).unwrap_or(u64::MAX);
-    plugins.saturating_mul(of_plugin).saturating_add(HOST + LOADING).saturating_add(reserved)
+    let of_plugins = plugins.saturating_mul(of_plugin).saturating_add(outbound);
+    of_plugins.saturating_add(HOST + LOADING).saturating_add(reserved)
 }
 
 /// Returns how many connections clients may have, at one descriptor each: the configured number, or
@@ -72,8 +73,8 @@ pub(super) fn left(limit: Option<u64>, needed: u64, connections: NonZeroUsize) -
 /// The process has too few file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{}: the process may have {limit} file descriptors, and files, plugins and reserved \
-     connections need {needed} of them; raise the hard \
+    "{}: the process may have {limit} file descriptors, and files, plugins, their \
+     requests and reserved connections need {needed} of them; raise the hard \
      limit (`ulimit -n`, or LimitNOFILE in systemd){}",
     match configured {
         Some(configured) => format!("limits.connections: {configured} do not fit, only {left} do"),
@@ -102,7 +103,8 @@ mod tests {
 
     #[test]
     fn the_default_adapts_to_what_is_left_and_a_configured_number_must_fit() {
-        let needed = needed(4 + MORE_PLUGINS, 8, number(32));
+        assert_eq!(needed(4 + MORE_PLUGINS, 8, number(32), 144), 432);
+        let needed = needed(4 + MORE_PLUGINS, 8, number(32), 0);
         assert_eq!(needed, 288);
         let of = |limit, configured: Option<usize>| {
             connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get)
@@ -120,9 +122,9 @@ mod tests {
 
     #[test]
     fn plugins_that_come_later_take_their_descriptors_from_clients() {
-        let left = |plugins| left(Some(1_024), needed(plugins, 8, number(32)), number(736));
+        let left = |plugins| left(Some(1_024), needed(plugins, 8, number(32), 0), number(736));
         assert_eq!((left(20), left(21), left(30), left(1_000)), (736, 728, 656, 0));
-        assert_eq!(super::left(None, needed(1_000, 8, number(32)), number(736)), 736);
+        assert_eq!(super::left(None, needed(1_000, 8, number(32), 0), number(736)), 736);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub(super) async fn metrics(
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
     let socketio::Usage { queued, unfinished, detached, recovery } = api.socketio.usage();
+    let outbound = api.dispatcher.outbound().usage();
     api.metrics.show_usage(&ResourceUsage {
         connections,
         sessions,
@@ -75,6 +76,10 @@ pub(super) async fn metrics(
         detached,
         recovery: recovery.used,
         recovery_limit: recovery.limit,
+        outbound: outbound.open,
+        outbound_limit: outbound.open_limit,
+        outbound_memory: outbound.memory,
+        outbound_memory_limit: outbound.memory_limit,
     });
     let text = api.metrics.render(api.rooms.connections(), generation.number, &gauges).map_err(
         |error| {

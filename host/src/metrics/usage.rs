@@ -33,6 +33,14 @@ pub(crate) struct ResourceUsage {
     pub(crate) recovery: usize,
     /// The limit of these bytes.
     pub(crate) recovery_limit: usize,
+    /// HTTP requests of plugins that run.
+    pub(crate) outbound: usize,
+    /// The limit of these requests.
+    pub(crate) outbound_limit: usize,
+    /// Bytes of the responses that are read or kept.
+    pub(crate) outbound_memory: usize,
+    /// The limit of these bytes.
+    pub(crate) outbound_memory_limit: usize,
 }
 
 /// The registered metrics of what all clients share.
@@ -52,6 +60,10 @@ pub(super) struct UsageMetrics {
     detached: Gauge,
     recovery: Gauge,
     recovery_limit: Gauge,
+    outbound: Gauge,
+    outbound_limit: Gauge,
+    outbound_memory: Gauge,
+    outbound_memory_limit: Gauge,
 }
 
 impl UsageMetrics {
@@ -117,6 +129,22 @@ impl UsageMetrics {
                 "Memory of the events that are kept for clients that return",
             ),
             recovery_limit: register_bytes(registry, "recovery_limit", "The most of that memory"),
+            outbound: register(registry, "outbound_open", "HTTP requests of plugins that run"),
+            outbound_limit: register(
+                registry,
+                "outbound_open_limit",
+                "HTTP requests of plugins that may run at once",
+            ),
+            outbound_memory: register_bytes(
+                registry,
+                "outbound_memory",
+                "Memory of the responses to plugins that are read or kept",
+            ),
+            outbound_memory_limit: register_bytes(
+                registry,
+                "outbound_memory_limit",
+                "The most of that memory",
+            ),
         }
     }
 }
@@ -144,5 +172,9 @@ impl Metrics {
         gauges.detached.set(number(usage.detached));
         gauges.recovery.set(number(usage.recovery));
         gauges.recovery_limit.set(number(usage.recovery_limit));
+        gauges.outbound.set(number(usage.outbound));
+        gauges.outbound_limit.set(number(usage.outbound_limit));
+        gauges.outbound_memory.set(number(usage.outbound_memory));
+        gauges.outbound_memory_limit.set(number(usage.outbound_memory_limit));
     }
 }

@@ -41,8 +41,23 @@ const OTHER_V4: [Ipv4Net; 10] = [
 /// Unique local addresses. The loopback address is compared as a whole.
 const PRIVATE_V6: Ipv6Net = v6(0xfc00, 0, 0, 7);
 
+/// The metadata of clouds at addresses that are public, or in [`PRIVATE_V4`].
+const METADATA_V4: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
+
 /// A part of [`PRIVATE_V6`] that has the metadata of a cloud, as a link-local network of IPv4 has.
-const METADATA_V6: Ipv6Net = v6(0xfd00, 0x0ec2, 0, 32);
+const METADATA_NET_V6: Ipv6Net = v6(0xfd00, 0x0ec2, 0, 32);
+
+/// The metadata of other clouds in [`PRIVATE_V6`].
+const METADATA_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042),
+];
+
+/// The well-known prefix of NAT64. A network with DNS64 gives such an address to each name that has
+/// an IPv4 address only.
+const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
 
 /// The addresses of the internet.
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
@@ -63,13 +78,23 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Returns where an address is. An IPv4 address in the form of IPv6 is where the former is.
+    /// Returns where an address is. An IPv4 address in the form of IPv6 is where the former is. In
+    /// [`NAT64`], a translator connects to the IPv4 address, so only a public one is allowed.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
+            IpAddr::V4(v4) if METADATA_V4.contains(&v4) => Self::Other,
             IpAddr::V4(v4) if PRIVATE_V4.iter().any(|net| net.contains(&v4)) => Self::Private,
             IpAddr::V4(v4) if OTHER_V4.iter().any(|net| net.contains(&v4)) => Self::Other,
             IpAddr::V4(_) => Self::Public,
+            IpAddr::V6(v6) if METADATA_NET_V6.contains(&v6) => Self::Other,
             IpAddr::V6(v6) if METADATA_V6.contains(&v6) => Self::Other,
+            IpAddr::V6(v6) if NAT64.contains(&v6) => {
+                let [.., a, b, c, d] = v6.octets();
+                match Self::of(Ipv4Addr::new(a, b, c, d).into()) {
+                    Self::Public => Self::Public,
+                    Self::Private | Self::Other => Self::Other,
+                }
+            }
             IpAddr::V6(v6) if v6.is_loopback() || PRIVATE_V6.contains(&v6) => Self::Private,
             IpAddr::V6(v6) if !PUBLIC_V6.contains(&v6) => Self::Other,
             IpAddr::V6(v6) if NOT_PUBLIC_V6.iter().any(|net| net.contains(&v6)) => Self::Other,
@@ -135,7 +160,22 @@ mod tests {
             ("::ffff:127.0.0.1", Place::Private),
             ("::ffff:169.254.169.254", Place::Other),
             ("::ffff:1.1.1.1", Place::Public),
+            // The metadata of clouds.
+            ("168.63.129.16", Place::Other),
+            ("168.63.129.17", Place::Public),
+            ("100.100.100.200", Place::Other),
+            ("100.100.100.201", Place::Private),
+            ("::ffff:100.100.100.200", Place::Other),
+            ("fd20:ce::254", Place::Other),
+            ("fd00:c1::a9fe:a9fe", Place::Other),
+            ("fd00:42::42", Place::Other),
+            ("fd00:42::43", Place::Private),
             // NAT64, 6to4 and Teredo contain an IPv4 address.
+            ("64:ff9b::101:101", Place::Public),
+            ("64:ff9b::a00:7", Place::Other),
+            ("64:ff9b::a9fe:a9fe", Place::Other),
+            ("64:ff9b::a83f:8110", Place::Other),
+            ("64:ff9b::1:0:101:101", Place::Other),
             ("64:ff9b::7f00:1", Place::Other),
             ("64:ff9b:1::1", Place::Other),
             ("2002:7f00:1::", Place::Other),

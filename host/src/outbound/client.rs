@@ -1,16 +1,14 @@
 //! One exchange over HTTP/1.1: resolves the host, checks its addresses, connects to one of them,
 //! sends the request, and reads the response. Each exchange has a connection of its own.
 
-use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::{HeaderName, HeaderValue, Method};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -21,10 +19,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
-use crate::error_chain::ErrorChain;
-
 use super::SendError;
 use super::address::Place;
+use super::body;
+use super::memory::{KeptResponse, Reserved};
 use super::origin::Target;
 use super::resolve::{MAX_ADDRESSES, Resolver};
 
@@ -45,20 +43,20 @@ pub(super) enum ReadBody {
 }
 
 /// Sends `request` to `target`. The caller limits the time by `deadline`, which is shared by all
-/// steps. If the future is dropped, the connection is closed.
+/// steps. `memory` counts what is read. If the future is dropped, the connection is closed.
 pub(super) async fn exchange(
-    resolver: &Arc<Resolver>,
+    (resolver, plugin): (&Arc<Resolver>, &Arc<str>),
     tls: Option<Arc<ClientConfig>>,
     target: Target,
     request: Request,
-    body: ReadBody,
+    (body, memory): (ReadBody, Reserved),
     deadline: Instant,
-) -> Result<Response, SendError> {
+) -> Result<KeptResponse, SendError> {
     let request = prepare(&target, request)?;
-    let addresses = addresses(resolver, &target).await?;
+    let addresses = addresses(resolver, plugin, &target).await?;
     let stream = connect(&addresses, target.port, deadline).await?;
     if !target.has_tls {
-        return talk(stream, request, body).await;
+        return talk(stream, request, body, memory).await;
     }
     let Some(tls) = tls else {
         return Err(SendError::Unreachable("TLS is not configured".to_owned()));
@@ -71,22 +69,26 @@ pub(super) async fn exchange(
         Host::Ipv6(v6) => ServerName::from(IpAddr::V6(*v6)),
     };
     let stream = TlsConnector::from(tls).connect(name, stream).await;
-    let stream = stream.map_err(|error| unreachable("TLS has failed", &error))?;
-    talk(stream, request, body).await
+    let stream = stream.map_err(|error| SendError::unreachable("TLS has failed", &error))?;
+    talk(stream, request, body, memory).await
 }
 
 /// Returns the addresses of a target, all of which are allowed.
 ///
 /// # Errors
 /// `NotAllowed`: one of them is not. Then none is used: which one a client takes is chance.
-async fn addresses(resolver: &Arc<Resolver>, target: &Target) -> Result<Vec<IpAddr>, SendError> {
+async fn addresses(
+    resolver: &Arc<Resolver>,
+    plugin: &Arc<str>,
+    target: &Target,
+) -> Result<Vec<IpAddr>, SendError> {
     let name = match &target.host {
         // The operator has listed this address itself.
         Host::Ipv4(v4) => return Ok(vec![(*v4).into()]),
         Host::Ipv6(v6) => return Ok(vec![(*v6).into()]),
         Host::Domain(name) => name,
     };
-    let found = resolver.resolve(name).await?;
+    let found = resolver.resolve(plugin, name).await?;
     check(name, &found, target.is_private)?;
     Ok(found.iter().copied().take(MAX_ADDRESSES).collect())
 }
@@ -130,7 +132,7 @@ async fn connect(
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Ok(Err(refused)) => error = unreachable("can't connect", &refused),
+            Ok(Err(refused)) => error = SendError::unreachable("can't connect", &refused),
             Err(_) => error = SendError::Timeout,
         }
     }
@@ -141,6 +143,9 @@ async fn connect(
 fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes>>, SendError> {
     let misuse = |what: &str| SendError::Misuse(format!("the {what} is invalid"));
     let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| misuse("method"))?;
+    // Servers refuse these methods without a length. The others mean no body if there is none.
+    let needs_length = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+    let is_empty = request.body.is_empty();
     let mut prepared = http::Request::new(Full::new(Bytes::from(request.body)));
     *prepared.method_mut() = method;
     *prepared.uri_mut() = target.uri.clone();
@@ -148,6 +153,9 @@ fn prepare(target: &Target, request: Request) -> Result<http::Request<Full<Bytes
     let host = HeaderValue::from_str(&target.authority).map_err(|_| misuse("host"))?;
     headers.insert(HOST, host);
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if is_empty && needs_length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     for (name, value) in request.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misuse("header"))?;
         let value = HeaderValue::from_bytes(&value).map_err(|_| misuse("header"))?;
@@ -161,7 +169,8 @@ async fn talk(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: http::Request<Full<Bytes>>,
     body: ReadBody,
-) -> Result<Response, SendError> {
+    mut memory: Reserved,
+) -> Result<KeptResponse, SendError> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let (mut sender, connection) =
@@ -169,20 +178,20 @@ async fn talk(
     let response = async {
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, incoming) = response.into_parts();
-        let body = match (body, read(incoming, body).await) {
-            (ReadBody::Whole(_), Ok(body)) => body,
-            // The status counts, whatever the receiver has to say about it.
-            (ReadBody::Dropped(_), Ok(_) | Err(SendError::TooLarge(_))) => Bytes::new(),
-            (_, Err(error)) => return Err(error),
+        memory.add_headers(&head.headers)?;
+        let body = match body {
+            ReadBody::Whole(max) => body::read(incoming, max, &mut memory).await?,
+            ReadBody::Dropped(max) => body::skip(incoming, max).await.map(|()| Vec::new())?,
         };
         let headers = head.headers.iter();
-        Ok(Response {
+        let response = Response {
             status: head.status.as_u16(),
             headers: headers
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
                 .collect(),
-            body: body.into(),
-        })
+            body,
+        };
+        Ok(KeptResponse::new(response, memory))
     };
     let (mut response, mut connection) = (std::pin::pin!(response), std::pin::pin!(connection));
     tokio::select! {
@@ -193,38 +202,13 @@ async fn talk(
     }
 }
 
-/// Reads a body, up to its bound.
-async fn read(body: Incoming, limit: ReadBody) -> Result<Bytes, SendError> {
-    let (ReadBody::Whole(max) | ReadBody::Dropped(max)) = limit;
-    // A known length is checked before anything is read.
-    if body.size_hint().lower() > max as u64 {
-        return Err(body_too_large(max));
-    }
-    let read = Limited::new(body, max).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            body_too_large(max)
-        } else {
-            unreachable("the response is incomplete", error.as_ref())
-        }
-    })?;
-    Ok(read.to_bytes())
-}
-
-fn body_too_large(max_body: usize) -> SendError {
-    SendError::TooLarge(format!("its body has more than {max_body} bytes"))
-}
-
 fn failed(error: &hyper::Error) -> SendError {
     if error.is_parse_too_large() {
         return SendError::TooLarge(format!(
             "its head has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
         ));
     }
-    unreachable("the server does not answer as a server of HTTP/1.1", error)
-}
-
-fn unreachable(what: &str, error: &(dyn Error + 'static)) -> SendError {
-    SendError::Unreachable(format!("{what}: {}", ErrorChain(error)))
+    SendError::unreachable("the server does not answer as a server of HTTP/1.1", error)
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl ActivePlugin {
         let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
         let code = Plugin::new(candidate, settings, Arc::clone(&state.memory));
         Ok(Arc::new(Self {
-            allowance: Allowance::new(settings, code.instances_at_once()),
+            allowance: Allowance::new(code.name(), settings, code.instances_at_once()),
             code,
             settings: settings.clone(),
             declared_under,
@@ -113,7 +113,7 @@ impl ActivePlugin {
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
         let declared_under = self.declared_under.clone();
-        let allowance = Allowance::new(&settings, code.instances_at_once());
+        let allowance = Allowance::new(code.name(), &settings, code.instances_at_once());
         Arc::new(Self {
             code,
             settings,

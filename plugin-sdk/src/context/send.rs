@@ -11,8 +11,13 @@ impl Context {
     ///
     /// A request is no effect: it is sent at once, and also if the handler fails afterwards. If the
     /// host runs the handler again after a write conflict, the same requests in the same order get
-    /// the recorded responses. So build requests from the event and the state alone. Send
-    /// [`event_id`](Self::event_id) as an idempotency key with what must not be done twice.
+    /// the recorded responses. So build requests from the event and the state alone.
+    ///
+    /// A request that was refused can still have been received. Send an idempotency key with what
+    /// must not be done twice: for a timer, make it of the name, the key and the due time of
+    /// [`timer`](Self::timer); for an event of a client, let the client send an id, and use the same
+    /// one when it repeats the event. [`event_id`](Self::event_id) is another one for each attempt
+    /// of a timer and for each repeat by a client.
     ///
     /// Hosts before 0.1.1 refuse to load a plugin that calls this. In a
     /// [`TestHost`](crate::testing::TestHost), [`stub`](crate::testing::TestHost::stub) answers.
@@ -24,8 +29,8 @@ impl Context {
     /// use serde_json::{Value, json};
     ///
     /// fn weather(ctx: &Context, city: String) -> Result<Value> {
-    ///     let url = format!("https://api.example.com/weather/{city}");
-    ///     let response = ctx.send(Request::get(url))?;
+    ///     let request = Request::get("https://api.example.com/weather").segment(city);
+    ///     let response = ctx.send(request)?;
     ///     if !response.is_success() {
     ///         return Err(Refusal::not_found("no weather of this city"));
     ///     }
@@ -40,12 +45,13 @@ impl Context {
     ///
     /// # Errors
     /// `not_allowed`: the operator does not list the origin, or its address is not allowed.
-    /// `misuse`: the method, the URL or a header is invalid. `limit`: by default, more than 8
-    /// requests in one event, or a request of more than 256 KiB. `busy`: other requests of the
-    /// plugin took all of the time. `timeout`: there was no response within 3 s by default, or
-    /// within the time that the event has left. `unreachable`: the name was not resolved, or the
-    /// connection, TLS or the protocol failed. `response_too_large`: by default, a body of more than
-    /// 1 MiB.
+    /// `invalid_url`: the URL is invalid, perhaps by what a client has sent; build it with
+    /// [`segment`](Request::segment) and [`query`](Request::query). `misuse`: the method or a header
+    /// is invalid. `limit`: by default, more than 8 requests in one event, or a request of more than
+    /// 256 KiB. `busy`: other requests, of the plugin or of all plugins, took all of the time or of
+    /// the room. `timeout`: there was no response within 3 s by default, or within the time that the
+    /// event has left. `unreachable`: the name was not resolved, or the connection, TLS or the
+    /// protocol failed. `response_too_large`: by default, a body of more than 1 MiB.
     pub fn send(&self, request: Request) -> Result<Response> {
         #[cfg(target_family = "wasm")]
         return crate::imports::http::send(request.0).map(Response);

@@ -5,7 +5,8 @@ use crate::http::{Request, Response};
 use crate::refusal::Result;
 
 impl TestHost {
-    /// Answers each HTTP request whose URL begins with `prefix` with this response. If the prefixes
+    /// Answers each HTTP request whose URL begins with `prefix` with this response. `prefix` is a
+    /// URL whose origin is compared as a whole, such as `https://api.example.com/v1/`. If the prefixes
     /// of several stubs match, the newest answers. A request without a stub is refused as
     /// `not_allowed`.
     pub fn stub(&mut self, prefix: &str, response: Response) -> &mut Self {
@@ -67,6 +68,24 @@ mod tests {
         // Also of a handler that fails.
         assert!(host.handle("send", json!(["https://a.test/last"])).reply.is_err());
         assert_eq!(host.requests().last().map(Request::url), Some("https://a.test/last"));
+    }
+
+    #[test]
+    fn a_stub_answers_for_its_whole_origin_and_invalid_urls_are_refused_as_by_a_host() {
+        let mut host = TestHost::new(plugin());
+        host.stub("https://api.example.com", Response::new(200, "a"));
+        let urls = [
+            "https://api.example.com/x",
+            "HTTPS://API.example.com:443/x",
+            "https://api.example.com.evil.test/",
+            "https://api.example.com@evil.test/",
+            "https://api.example.com/a b",
+            "https://api.example.com/../x",
+        ];
+        let reply = host.handle("send", json!(urls)).reply;
+        let invalid = "invalid_url";
+        assert_eq!(reply, Ok(json!([200, 200, "not_allowed", invalid, invalid, invalid])));
+        assert_eq!(host.requests().len(), 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use sockhop_core::limits;
+use sockhop_core::outbound::{shown, url};
 
 use super::outcome::of_host;
 use crate::http::{Request, Response};
@@ -28,10 +29,12 @@ impl Stubs {
     /// does.
     pub(super) fn answer(&self, request: &Request, sent: usize) -> Result<Response> {
         request.0.check(limits::OUTBOUND_REQUEST_BYTES).map_err(of_host)?;
-        let Some((_, answer)) =
-            self.0.iter().rev().find(|(prefix, _)| request.url().starts_with(prefix))
-        else {
-            let message = format!("no stub answers {}", request.url());
+        let asked = url::parse(request.url())
+            .map_err(|problem| Refusal::new("invalid_url", format!("the URL {problem}")))?;
+        let answers =
+            |prefix: &str| url::parse(prefix).is_ok_and(|prefix| url::begins_with(&asked, &prefix));
+        let Some((_, answer)) = self.0.iter().rev().find(|(prefix, _)| answers(prefix)) else {
+            let message = format!("no stub answers {}", shown(request.url()));
             return Err(Refusal::new("not_allowed", message));
         };
         let max = usize::try_from(limits::OUTBOUND_REQUESTS).unwrap_or(usize::MAX);

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::dispatcher::requests::{EventRequests, Next, digest};
 use crate::effect::{HttpCalls, Request, Response, Stopped};
 use crate::metrics::Metrics;
-use crate::outbound::{Outbound, SendError};
+use crate::outbound::{KeptResponse, Outbound, SendError};
 use crate::rejection::Refusal;
 
 use super::Run;
@@ -46,7 +46,7 @@ impl Run {
         own.min(event.checked_sub(margin).unwrap_or(event))
     }
 
-    async fn answer(&mut self, request: Request) -> Result<Result<Response, Refusal>, Stopped> {
+    async fn answer(&mut self, request: Request) -> Result<Result<KeptResponse, Refusal>, Stopped> {
         let max = self.active.allowance.requests;
         let too_many =
             || Refusal::limit(format!("an event may send at most {max} requests, with its reruns"));
@@ -104,10 +104,10 @@ impl Run {
 
     /// Counts a request and logs it, without its path, its headers and its body. A guest may hide
     /// why a request was refused.
-    fn note(&self, url: &str, answer: &Result<Response, Refusal>, elapsed: Option<Duration>) {
+    fn note(&self, url: &str, answer: &Result<KeptResponse, Refusal>, elapsed: Option<Duration>) {
         let plugin = self.active.code.name();
         let (outcome, status, reason) = match answer {
-            Ok(response) => ("answered", Some(response.status), None),
+            Ok(response) => ("answered", Some(response.status()), None),
             Err(refusal) => (refusal.code.as_str(), None, Some(refusal.message.as_str())),
         };
         if let Some(sending) = &self.sending {
@@ -133,11 +133,10 @@ impl HttpCalls for Run {
                 return Err(Stopped);
             }
             if let Err(refusal) = self.check_request(&request) {
-                let refused = Err(refusal);
-                self.note(&request.url, &refused, None);
-                return Ok(refused);
+                self.note(&request.url, &Err(refusal.clone()), None);
+                return Ok(Err(refusal));
             }
-            self.answer(request).await
+            Ok(self.answer(request).await?.map(|kept| kept.response()))
         })
     }
 }

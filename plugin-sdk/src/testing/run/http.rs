@@ -20,7 +20,7 @@ impl HttpCalls for Rc<Run> {
         let answer = stubs.answer(&request, sent);
         // A request that a host refuses to send is not recorded.
         let is_sent = !matches!(&answer, Err(refusal)
-            if ["misuse", "limit", "not_allowed"].contains(&refusal.code.as_str()));
+            if ["misuse", "invalid_url", "limit", "not_allowed"].contains(&refusal.code.as_str()));
         if is_sent {
             self.world.borrow_mut().requests.push(request);
         }
