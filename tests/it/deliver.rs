@@ -425,7 +425,7 @@ async fn a_delivery_that_breaks_a_rule_is_refused_at_once_and_none_is_stored() {
             json!({"key": "k", "url": "https://other.test"}),
             "not_allowed: the operator does not list",
         ),
-        (json!({"key": "k", "url": "other.test"}), "misuse: the URL"),
+        (json!({"key": "k", "url": "other.test"}), "invalid_url: the URL"),
         (json!({"key": "", "url": url}), "misuse: a key"),
         (json!({"key": "k", "url": url, "method": "CONNECT"}), "misuse: the method"),
         (

@@ -449,7 +449,7 @@ async fn all_plugins_together_send_as_many_requests_at_once_as_is_set() {
         config.limits.instances = Some(number(4));
         config.limits.outbound_ms = Duration::from_secs(20);
         config.limits.event_wall_ms = Duration::from_secs(30);
-        list(config, &[(origin(&service), false)]);
+        list(config, "caller", &[(origin(&service), false)]);
     })
     .await;
     let (client, other, third) = (host.client().await, host.client().await, host.client().await);
@@ -462,7 +462,7 @@ async fn all_plugins_together_send_as_many_requests_at_once_as_is_set() {
     assert_eq!(refused[0]["code"], "busy", "{refused}");
     // A handler that passes it on refuses its event.
     let passed = other.ask("pass", late).await;
-    assert_eq!(passed["error"]["reason"], "busy", "{passed}");
+    assert_eq!(passed["error"]["code"], "busy", "{passed}");
     // Another waits in its own time, and is then sent.
     let waiting = third.ask_later(&array("call", json!({"url": service.url("/now")}))).await;
     service.release(1);
@@ -483,7 +483,7 @@ async fn all_responses_together_have_at_most_as_many_bytes_as_is_set() {
         config.outbound.memory_bytes = number(100_000);
         config.limits.outbound_response_bytes = number(70_000);
         config.limits.event_wall_ms = Duration::from_secs(4);
-        list(config, &[(origin(&service), false)]);
+        list(config, "caller", &[(origin(&service), false)]);
     })
     .await;
     let (client, other) = (host.client().await, host.client().await);

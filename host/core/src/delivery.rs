@@ -32,9 +32,9 @@ impl Delivery {
     /// listed origin is decided by the host.
     ///
     /// # Errors
-    /// `invalid_url`: the URL is invalid. `misuse`: another part is, or a header belongs to the host.
-    /// `limit`: the key has more than `max_key` bytes, the request has more than `max_bytes`, or too
-    /// many headers.
+    /// `invalid_url`: the URL is invalid. `misuse`: another part is, or a header belongs to the
+    /// host. `limit`: the key has more than `max_key` bytes, the request has more than `max_bytes`,
+    /// or too many headers.
     #[cfg(feature = "schema")]
     pub fn check(&self, max_key: usize, max_bytes: usize) -> Result<(), Refusal> {
         check_key(&self.key, max_key)?;
