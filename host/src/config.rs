@@ -250,6 +250,7 @@ impl Config {
         tables.try_for_each(|(name, own)| {
             let table = format!("plugins.{name}");
             own.limits.check(&table)?;
+            outbound::check_list(&table, &own.outbound)?;
             self.outbound.check(&table, own.limits.outbound_response_bytes)
         })
     }

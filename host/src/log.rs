@@ -15,7 +15,9 @@
 //! | `detail` | text for people: what the client or the caller received, or why a handler ended the connection |
 //! | `error`, `location` | the error, as text for operators; its place in the source |
 //! | `key`, `command` | the name of an operator's key; the command that was sent with it |
-//! | `status`, `method`, `path` | of an HTTP request: the status of its answer; its method; its path without the query |
+//! | `status`, `method`, `path` | of an HTTP request: the status of its response; its method; its path without the query |
+//! | `origin`, `outcome` | of an HTTP request of a plugin: its scheme, host and port, if they are listed; `answered`, or the code of its refusal |
+//! | `elapsed_ms` | how long it took, in milliseconds |
 //! | `repeated` | how many records this line stands for |
 
 mod escape;

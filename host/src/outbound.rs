@@ -29,6 +29,7 @@ use rustls::ClientConfig;
 use sockhop_core::delivery::Delivery;
 use sockhop_core::outbound::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{Config, ListedOrigin, OutboundConfig, PluginSettings};
@@ -236,8 +237,14 @@ impl Outbound {
             ended.unwrap_or(Err(SendError::Timeout))
         };
         let task = AbortOnDropHandle::new(self.tasks.spawn(sent));
-        task.await.unwrap_or_else(|_| Err(SendError::Unreachable("the host stops".to_owned())))
+        task.await.unwrap_or_else(|error| Err(ended(&error)))
     }
+}
+
+/// Why the task of a request gave no result. It is cancelled only with the runtime.
+fn ended(error: &JoinError) -> SendError {
+    let what = if error.is_panic() { "has panicked" } else { "has stopped with the host" };
+    SendError::Unreachable(format!("the task of the request {what}"))
 }
 
 /// What a receiver has answered to a delivery.
@@ -390,7 +397,8 @@ fn unsigned(origin: &str) -> SendError {
     ))
 }
 
-/// Why there is no response to a request.
+/// Why there is no response to a request. The text is for operators: it may name addresses, and
+/// settings to change. A handler gets [`SendError::message`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SendError {
     /// The operator does not allow the origin, or the address.
@@ -422,6 +430,21 @@ impl SendError {
         Self::Unreachable(format!("{what}: {}", ErrorChain(error)))
     }
 
+    /// What the handler is told. A handler may pass it on to a client, so it has no advice for the
+    /// operator and no details of the service.
+    fn message(&self) -> String {
+        match self {
+            Self::NotAllowed(_) => "the service may not be called",
+            // The plugin or its client has given what these name.
+            Self::InvalidUrl(_) | Self::Misuse(_) => return self.to_string(),
+            Self::Timeout => "the service has not answered in time",
+            Self::Unreachable(_) => "the service can't be reached",
+            Self::Busy(_) => "the host has no room for the request now",
+            Self::TooLarge(_) => "the response of the service is too large",
+        }
+        .to_owned()
+    }
+
     /// The code for the handler and for the metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -438,7 +461,7 @@ impl SendError {
 
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
-        Self::new(error.code(), error.to_string())
+        Self::new(error.code(), error.message())
     }
 }
 
@@ -501,6 +524,37 @@ mod tests {
                 "ok"
             },
         )
+    }
+
+    #[test]
+    fn a_refusal_tells_a_client_no_advice_for_operators_and_no_details_of_a_service() {
+        let detail = "10.0.0.7: set `private = true`, or else the certificate is invalid";
+        for error in [
+            SendError::NotAllowed(detail.to_owned()),
+            SendError::Unreachable(detail.to_owned()),
+            SendError::TooLarge(detail.to_owned()),
+            SendError::Busy(detail),
+            SendError::Timeout,
+        ] {
+            let (code, shown) = (error.code(), error.to_string());
+            assert!(shown.contains(detail) || error == SendError::Timeout, "{shown}");
+            let refusal = Refusal::from(error);
+            assert_eq!(refusal.code, code);
+            assert!(!refusal.message.contains("10.0.0.7"), "{}", refusal.message);
+            assert!((10..60).contains(&refusal.message.len()), "{}", refusal.message);
+        }
+        let refusal = Refusal::from(SendError::InvalidUrl("has no host"));
+        assert_eq!(refusal.message, "the URL has no host");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_not_told_as_a_stop_of_the_host() {
+        let tasks = TaskTracker::new();
+        let panicked = tasks.spawn(async { panic!("as asked") }).await.unwrap_err();
+        assert!(ended(&panicked).to_string().contains("panicked"));
+        let stopped = tasks.spawn(std::future::pending::<()>());
+        stopped.abort();
+        assert!(ended(&stopped.await.unwrap_err()).to_string().contains("stopped"));
     }
 
     #[tokio::test]

@@ -108,8 +108,8 @@ impl Request {
         self
     }
 
-    /// Adds a header. The host sets `host`, `connection`, `content-length` and others that concern
-    /// the connection itself, and refuses them here.
+    /// Adds a header; a request has at most 100. The host sets `host`, `connection`,
+    /// `content-length` and others that concern the connection itself, and refuses them here.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.0.headers.push((name.to_owned(), value.as_ref().to_vec()));

@@ -176,6 +176,40 @@ async fn an_invalid_url_is_no_failure_of_the_plugin_and_an_invalid_header_is_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_operators_what_a_refusal_does_not_tell_clients() {
+    let (service, data) = (Service::start().await, tempfile::tempdir().expect("a directory"));
+    let (plugins, config) = (directory_of(&[guest("caller")]), data.path().join("sockhop.toml"));
+    let origin = format!("http://localhost:{}", service.address.port());
+    std::fs::write(&config, format!("[plugins.caller]\noutbound = [\"{origin}\"]\n"))
+        .expect("a file");
+    let log = data.path().join("log");
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command
+            .env("SOCKHOP_LOG__FILTER", "info,sockhop::dispatcher=debug")
+            .env("SOCKHOP_LOG__FORMAT", "json")
+            .arg("--config")
+            .arg(&config)
+            .stderr(std::fs::File::create(&log).expect("a file"));
+    });
+    let client = TestClient::connect(&host.url).await;
+    let passed = client.ask("pass", json!({"url": origin})).await;
+    assert_eq!(passed["error"]["reason"], "not_allowed", "{passed}");
+    assert_eq!(passed["error"]["message"], "the service may not be called", "{passed}");
+    let record = eventually("a record of the request", async || {
+        let text = std::fs::read_to_string(&log).expect("the log");
+        let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.find(|record| record.to_string().contains("outbound request"))
+    })
+    .await
+    .to_string();
+    for part in
+        ["\"error\":", "private = true", "\"outcome\":\"not_allowed\"", &origin, "elapsed_ms"]
+    {
+        assert!(record.contains(part), "{part}: {record}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_not_followed() {
     let (listed, other) = (Service::start().await, Service::start().await);
     let (_host, client) = caller(&listed, |_| {}).await;

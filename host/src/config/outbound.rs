@@ -50,6 +50,19 @@ impl OutboundConfig {
     }
 }
 
+/// Checks that a plugin lists each origin once. Otherwise the second `private` would be ignored.
+pub(super) fn check_list(table: &str, listed: &[ListedOrigin]) -> Result<(), String> {
+    for (index, origin) in listed.iter().enumerate() {
+        if listed.iter().take(index).any(|other| other.url == origin.url) {
+            return Err(format!(
+                "{table}.outbound: \"{}\" is listed twice; remove one",
+                origin.text()
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// An origin to which a plugin may send requests, as an operator lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedOrigin {
@@ -265,6 +278,7 @@ mod tests {
             (r#"{ origin = "https://*.test" }"#, "wildcard"),
             (r#"{ private = true }"#, "expected an origin"),
             ("7", "expected an origin"),
+            (r#""https://a.test", { origin = "HTTPS://A.test", private = true }"#, "listed twice"),
         ] {
             let error = parse(wrong).unwrap_err().to_string();
             assert!(error.contains("plugins.a.outbound") && error.contains(said), "{error}");

@@ -213,6 +213,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
@@ -294,7 +295,7 @@ mod tests {
         let waiting = (0..2 * MAX_LOOKUPS).map(|number| {
             let resolver = Arc::clone(&resolver);
             let name = format!("dead{number}.test");
-            tokio::spawn(async move { resolver.resolve(&plugin("a"), &name).await })
+            TaskTracker::new().spawn(async move { resolver.resolve(&plugin("a"), &name).await })
         });
         let waiting: Vec<_> = waiting.collect();
         gate.0.until(LOOKUPS_OF_PLUGIN).await;
@@ -317,7 +318,8 @@ mod tests {
         Arc::get_mut(&mut resolver).unwrap().join_for = Duration::ZERO;
         let ask = || {
             let resolver = Arc::clone(&resolver);
-            tokio::spawn(async move { resolver.resolve(&plugin("a"), "dead.test").await })
+            TaskTracker::new()
+                .spawn(async move { resolver.resolve(&plugin("a"), "dead.test").await })
         };
         let mut asked = Vec::new();
         for begun in 1..=LOOKUPS_OF_PLUGIN {

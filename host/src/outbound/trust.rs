@@ -37,7 +37,10 @@ pub enum TrustError {
          https; install the system's certificates (`ca-certificates`), or set `ca_file` in \
          `[outbound]`"
     )]
-    NoSystemStore,
+    NoSystemStore {
+        /// The first error of the system's store, if there was one.
+        source: Option<rustls_native_certs::Error>,
+    },
     /// The provider of cryptography refuses the configuration.
     #[error("TLS can't be used")]
     Tls(#[source] rustls::Error),
@@ -60,7 +63,8 @@ pub(super) fn client_config(file: Option<&Path>) -> Result<ClientConfig, TrustEr
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                return Err(TrustError::NoSystemStore);
+                let source = found.errors.into_iter().next();
+                return Err(TrustError::NoSystemStore { source });
             }
         }
     }
@@ -88,4 +92,21 @@ fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
         return Err(unusable("has no certificate in PEM".to_owned()));
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error_chain::ErrorChain;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_store_of_the_machine_is_shown_as_the_cause() {
+        let (inner, path) = (io::ErrorKind::PermissionDenied.into(), "/etc/store.pem".into());
+        let kind = rustls_native_certs::ErrorKind::Io { inner, path };
+        let source = rustls_native_certs::Error { context: "failed to read", kind };
+        let shown = |source| ErrorChain(&TrustError::NoSystemStore { source }).to_string();
+        assert!(shown(Some(source)).contains("permission denied"));
+        assert!(shown(None).ends_with("in `[outbound]`"));
+    }
 }

@@ -15,9 +15,9 @@ impl Context {
     ///
     /// A request that was refused can still have been received. Send an idempotency key with what
     /// must not be done twice: for a timer, make it of the name, the key and the due time of
-    /// [`timer`](Self::timer); for an event of a client, let the client send an id, and use the same
-    /// one when it repeats the event. [`event_id`](Self::event_id) is another one for each attempt
-    /// of a timer and for each repeat by a client.
+    /// [`timer`](Self::timer). For an event of a client, let the client send an id, and use the
+    /// same one when it repeats the event. [`event_id`](Self::event_id) is another one for each
+    /// attempt of a timer and for each repeat by a client.
     ///
     /// Hosts before 0.1.1 refuse to load a plugin that calls this. In a
     /// [`TestHost`](crate::testing::TestHost), [`stub`](crate::testing::TestHost::stub) answers.
@@ -46,12 +46,13 @@ impl Context {
     /// # Errors
     /// `not_allowed`: the operator does not list the origin, or its address is not allowed.
     /// `invalid_url`: the URL is invalid, perhaps by what a client has sent; build it with
-    /// [`segment`](Request::segment) and [`query`](Request::query). `misuse`: the method or a header
-    /// is invalid. `limit`: by default, more than 8 requests in one event, or a request of more than
-    /// 256 KiB. `busy`: other requests, of the plugin or of all plugins, took all of the time or of
-    /// the room. `timeout`: there was no response within 3 s by default, or within the time that the
-    /// event has left. `unreachable`: the name was not resolved, or the connection, TLS or the
-    /// protocol failed. `response_too_large`: by default, a body of more than 1 MiB.
+    /// [`segment`](Request::segment) and [`query`](Request::query). `misuse`: the method or a
+    /// header is invalid. `limit`: by default, more than 8 requests in one event, a request of more
+    /// than 256 KiB or 100 headers. `busy`: other requests took all of the time, or the host has no
+    /// room for it now. `timeout`: there was no response within 3 s by default, or within the time
+    /// that the event has left. `unreachable`: the name was not resolved, or the connection, TLS or
+    /// the protocol failed. `response_too_large`: by default, a body of more than 1 MiB, or more
+    /// than 100 headers.
     pub fn send(&self, request: Request) -> Result<Response> {
         #[cfg(target_family = "wasm")]
         return crate::imports::http::send(request.0).map(Response);

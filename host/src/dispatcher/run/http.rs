@@ -32,10 +32,11 @@ pub(in crate::dispatcher) struct Sending {
 
 impl Run {
     /// Checks a request, without regard to those before.
-    fn check_request(&self, request: &Request) -> Result<(), Refusal> {
+    fn check_request(&self, request: &Request) -> Result<(), (Refusal, Option<String>)> {
         let allowance = &self.active.allowance;
-        request.check(allowance.request_bytes)?;
-        Ok(allowance.check_url(&request.url)?)
+        request.check(allowance.request_bytes).map_err(|refusal| (refusal, None))?;
+        let with_text = |error: SendError| (Refusal::from(error.clone()), Some(error.to_string()));
+        allowance.check_url(&request.url).map_err(with_text)
     }
 
     /// Until when a request may take.
@@ -63,14 +64,14 @@ impl Run {
             Next::Recorded(answer) => return Ok(answer),
             Next::TooMany => {
                 let refused = Err(too_many());
-                self.note(&request.url, &refused, None);
+                self.note(&request.url, &refused, None, None);
                 return Ok(refused);
             }
             Next::NoPermit => {
                 let message = "other requests of the plugin took all of the time";
                 let refused = Err(Refusal::new("busy", message));
                 requests.record(digest, &refused);
-                self.note(&request.url, &refused, None);
+                self.note(&request.url, &refused, None, None);
                 return Ok(refused);
             }
             Next::New => {}
@@ -79,7 +80,7 @@ impl Run {
         if until <= Instant::now() {
             let refused = Err(SendError::Timeout.into());
             requests.record(digest, &refused);
-            self.note(&request.url, &refused, None);
+            self.note(&request.url, &refused, None, None);
             return Ok(refused);
         }
         // Nobody waits under the lock, which others need.
@@ -96,17 +97,24 @@ impl Run {
         let waiting = requests.waiting();
         let answer = outbound.send(&self.active.allowance, request, until).await;
         drop(waiting);
+        let error = answer.as_ref().err().map(ToString::to_string);
         let answer = answer.map_err(Refusal::from);
         requests.record(digest, &answer);
-        self.note(&url, &answer, Some(began.elapsed()));
+        self.note(&url, &answer, Some(began.elapsed()), error);
         Ok(answer)
     }
 
-    /// Counts a request and logs it, without its path, its headers and its body. A guest may hide
-    /// why a request was refused.
-    fn note(&self, url: &str, answer: &Result<KeptResponse, Refusal>, elapsed: Option<Duration>) {
+    /// Counts a request and logs it, without its path, its headers and its body. `error` is what
+    /// operators are told of a refusal; `None` if it is what the handler is told.
+    fn note(
+        &self,
+        url: &str,
+        answer: &Result<KeptResponse, Refusal>,
+        elapsed: Option<Duration>,
+        error: Option<String>,
+    ) {
         let plugin = self.active.code.name();
-        let (outcome, status, reason) = match answer {
+        let (outcome, status, told) = match answer {
             Ok(response) => ("answered", Some(response.status()), None),
             Err(refusal) => (refusal.code.as_str(), None, Some(refusal.message.as_str())),
         };
@@ -116,9 +124,10 @@ impl Run {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
+        let error = error.as_deref().or(told);
         let elapsed_ms = elapsed.map(|elapsed| elapsed.as_secs_f64() * 1000.0);
         let (id, origin) = (self.event.id, self.active.allowance.origin_of(url));
-        tracing::debug!(plugin, %id, origin, outcome, status, reason, elapsed_ms, "outbound request");
+        tracing::debug!(plugin, %id, origin, outcome, status, error, elapsed_ms, "outbound request");
     }
 }
 
@@ -132,8 +141,8 @@ impl HttpCalls for Run {
             if self.discarded.is_some() {
                 return Err(Stopped);
             }
-            if let Err(refusal) = self.check_request(&request) {
-                self.note(&request.url, &Err(refusal.clone()), None);
+            if let Err((refusal, error)) = self.check_request(&request) {
+                self.note(&request.url, &Err(refusal.clone()), None, error);
                 return Ok(Err(refusal));
             }
             Ok(self.answer(request).await?.map(|kept| kept.response()))
