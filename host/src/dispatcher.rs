@@ -405,6 +405,7 @@ mod tests {
     use super::*;
     use crate::event::{Identity, Payload, Requester};
     use crate::rate::ClientRate;
+    use crate::rejection::Refusal;
     use crate::schema::Schema;
 
     #[test]
@@ -435,12 +436,6 @@ mod tests {
         assert_eq!(code(request(None, &[])), Err("unauthorized"));
         assert_eq!(code(Caller::None), Err("unauthorized"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rejection::Refusal;
 
     #[test]
     fn a_client_is_not_told_to_repeat_what_the_host_rejects_after_a_request_was_sent() {

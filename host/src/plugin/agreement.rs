@@ -309,7 +309,7 @@ fn refused(described: &Described) -> std::result::Result<(), (String, String)> {
     let settings = PluginSettings { outbound, ..PluginSettings::default() };
     let max_key = settings.limits.state_key_bytes.get();
     let delivery = Delivery { key, request, result: None };
-    let checked = Allowance::new(&settings, 2).check_delivery(&delivery, max_key);
+    let checked = Allowance::new("a", &settings, 2).check_delivery(&delivery, max_key);
     checked.map(drop).map_err(|refusal| (refusal.code, refusal.message))
 }
 
