@@ -6,8 +6,8 @@ use crate::refusal::Result;
 
 impl TestHost {
     /// Answers each HTTP request whose URL begins with `prefix` with this response. `prefix` is a
-    /// URL whose origin is compared as a whole, such as `https://api.example.com/v1/`. If the prefixes
-    /// of several stubs match, the newest answers. A request without a stub is refused as
+    /// URL whose origin is compared as a whole, such as `https://api.example.com/v1/`. If the
+    /// prefixes of several stubs match, the newest answers. A request without a stub is refused as
     /// `not_allowed`.
     pub fn stub(&mut self, prefix: &str, response: Response) -> &mut Self {
         self.stub_with(prefix, move |_| Ok(response.clone()))
