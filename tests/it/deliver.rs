@@ -580,7 +580,7 @@ async fn an_attempt_needs_the_origin_and_the_secrets_of_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_an_attempt_that_hangs_and_the_delivery_is_sent_after_the_start() {
     let service = Service::start().await;
-    let host = courier(&[&service], |_| {}).await;
+    let host = courier(&[&service], |limits| limits.delivery_ms = Duration::from_secs(600)).await;
     let client = host.client().await;
     deliver(&client, json!({"key": "k", "url": service.url("/hold")})).await;
     service.until_requests(1).await;
@@ -590,10 +590,39 @@ async fn a_stop_ends_an_attempt_that_hangs_and_the_delivery_is_sent_after_the_st
     let host = host.restart_with(|config| list(config, &origins)).await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     service.until_requests(2).await;
+    // The first attempt is aborted: it can't write to the file that the next host has opened.
+    service.until_open(1).await;
     service.release(2);
     until_delivered(&host).await;
     let ids = ids(&service);
     assert_eq!((ids.len(), &ids[0]), (2, &ids[1]));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_whose_end_can_not_be_stored_is_not_sent_again_meanwhile() {
+    let service = Service::start().await;
+    let (plugins, data) =
+        (directory_of(&[guest("courier")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start_with(plugins.path(), data.path(), &[settings(&service).each()]);
+    let client = TestClient::connect(&host.url).await;
+    deliver(&client, json!({"key": "k", "url": service.url("/hold")})).await;
+    service.until_requests(1).await;
+    host.limit_files(Some(1));
+    service.release(1);
+    eventually("the state can't be written", async || {
+        let (_, text) = host.http("/metrics", None);
+        let failing = r#"sockhop_plugin_state_failing{plugin="courier",kind="write"} 1"#;
+        text.as_str()?.contains(failing).then_some(())
+    })
+    .await;
+    host.limit_files(None);
+    eventually("its end is stored", async || {
+        let (_, row) = host.http("/api/plugins/courier", None);
+        (row["deliveries"]["waiting"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(service.requests().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
