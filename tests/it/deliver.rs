@@ -587,7 +587,12 @@ async fn a_stop_ends_an_attempt_that_hangs_and_the_delivery_is_sent_after_the_st
     drop(client);
     let began = Instant::now();
     let origins = [(origin(&service), 1)];
-    let host = host.restart_with(|config| list(config, &origins)).await;
+    let host = host.restart_with(|config| {
+        // No other limit ends an attempt meanwhile.
+        config.limits.delivery_ms = Duration::from_secs(600);
+        list(config, &origins);
+    });
+    let host = host.await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     service.until_requests(2).await;
     // The first attempt is aborted: it can't write to the file that the next host has opened.
