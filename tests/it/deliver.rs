@@ -474,7 +474,7 @@ async fn a_receiver_that_hangs_takes_no_more_places_and_time_than_is_set() {
     let (slow, good) = (Service::start().await, Service::start().await);
     let host = courier(&[&slow, &good], |limits| {
         limits.deliveries_at_once = NonZeroUsize::new(3).expect("not zero");
-        limits.delivery_ms = Duration::from_secs(2);
+        limits.delivery_ms = Duration::from_secs(5);
     })
     .await;
     let client = host.client().await;

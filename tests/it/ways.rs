@@ -409,6 +409,8 @@ fn every_way_in_is_known_to_this_file() {
         posts,
         set(&[
             "/api/emit",
+            "/api/plugins/{name}/deliveries/drop",
+            "/api/plugins/{name}/deliveries/retry",
             "/api/plugins/{name}/rollback",
             "/api/plugins/{name}/disable",
             "/api/plugins/{name}/enable",

@@ -73,8 +73,8 @@
 //! Either everything in an answer is applied, or nothing. Status 204 is an answer without members.
 //!
 //! `code` of a refusal is in snake_case. `forbidden`, `unauthorized`, `invalid_payload`,
-//! `too_large`, `rate_limited`, `busy`, `unavailable` and `timed_out` reach the client as such. Any other
-//! code is the `reason` of a `refused`.
+//! `too_large`, `rate_limited`, `busy`, `unavailable` and `timed_out` reach the client as such. Any
+//! other code is the `reason` of a `refused`.
 //!
 //! # What the client is answered if there is no answer
 //!
