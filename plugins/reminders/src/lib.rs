@@ -155,16 +155,26 @@ fn find(ctx: &Context, id: u64) -> Result<Option<Reminder>> {
 fn fire(ctx: &Context, id: u64) -> Result {
     let Some(mut reminder) = find(ctx, id)? else { return Ok(()) };
     reminder.fired_at = Some(ctx.now());
-    // The operator may have removed the setting since.
-    if let (Some(Webhook::Wanted), Some(url)) = (reminder.webhook, ctx.setting("webhook")) {
+    if reminder.webhook == Some(Webhook::Wanted) {
+        // A webhook that can't be sent does not keep the note from its owner.
         reminder.webhook = Some(Webhook::Sent);
-        let hook = Hook { kind: "reminder.fired", timestamp: ctx.now(), data: &reminder };
-        // The key is that of the reminder, not of the user: a receiver that refuses one reminder
-        // does not delay the next one.
-        ctx.deliver(Delivery::post(id.to_string(), url, &hook)?.result(&ENDED))?;
+        if let Err(refusal) = deliver(ctx, &reminder) {
+            ctx.warn(format!("the webhook of reminder {id} is not sent: {refusal}"));
+            reminder.webhook = Some(Webhook::Failed);
+        }
     }
     REMINDERS.store(ctx, &reminder)?;
     ctx.emit(owner(&reminder), &FIRED, &reminder)
+}
+
+fn deliver(ctx: &Context, reminder: &Reminder) -> Result<String> {
+    let Some(url) = ctx.setting("webhook") else {
+        return Err(Refusal::new("no_webhook", "the operator has removed the setting"));
+    };
+    let hook = Hook { kind: "reminder.fired", timestamp: ctx.now(), data: reminder };
+    // The key is that of the reminder, not of the user: a receiver that refuses one reminder does
+    // not delay the next one.
+    ctx.deliver(Delivery::post(reminder.id.to_string(), url, &hook)?.result(&ENDED))
 }
 
 /// The key of the delivery is the id of the reminder.

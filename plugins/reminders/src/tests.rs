@@ -112,3 +112,15 @@ fn reminders_are_their_owners() {
         assert_eq!(refused.code, "forbidden", "{event}");
     }
 }
+
+#[test]
+fn a_reminder_returns_although_its_webhook_can_not_be_sent() {
+    let mut host = host();
+    set(&mut host, true);
+    // The operator has written another URL since, which is none.
+    host.setting("webhook", "hooks.example.com");
+    let outcomes = host.advance(Duration::from_millis(MINUTE));
+    let Effect::Emit { event, data, .. } = &outcomes[0].1.effects[0] else { panic!("an emit") };
+    assert_eq!((event.as_str(), &data["webhook"]), ("reminder_fired", &json!("failed")));
+    assert!(host.deliveries().is_empty());
+}
