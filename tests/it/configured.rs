@@ -87,6 +87,21 @@ async fn settings_that_a_plugin_refuses_change_nothing_that_it_serves() {
     greets(&host.client().await, "hello", "Hi").await;
 }
 
+/// Only what the plugin has declared depends on the settings before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_is_removed_is_not_kept_by_settings_that_a_plugin_refuses() {
+    let host = TestHost::with(&[guest("configured")], configure).await;
+    let client = host.client().await;
+    let refused = "greting = \"Hi\"\n[plugins.configured]\noutbound = ";
+    for outbound in [json!(["http://a.test"]), json!([])] {
+        reload(&host, &format!("{refused}{outbound}")).await;
+        let (_, row) = host.http("/api/plugins/configured", None).await;
+        assert!(reason(&row).contains("there is no setting `greting`"), "{row:#}");
+        assert_eq!(row["outbound"], outbound);
+        greets(&client, "hello", "Hi").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_take_the_event_of_another_plugin_wait_until_it_is_free() {
     let host = TestHost::with(&[guest("configured"), guest("caller")], configure).await;

@@ -97,14 +97,19 @@ impl ActivePlugin {
         self.declared_under.as_ref().is_some_and(|declared| *declared != settings.config)
     }
 
-    /// Returns this version if it runs under these settings or is outdated, else the same version
-    /// in its initial state under them.
+    /// Returns this version if it runs under these settings, else the same version in its initial
+    /// state under them. A version that is outdated keeps the settings under which it has declared
+    /// what it is; everything else, such as its listed origins, is in force at once.
     #[must_use]
     pub fn under(self: &Arc<Self>, settings: &PluginSettings) -> Arc<Self> {
-        if self.settings.is_same_for_plugin(settings) || self.is_outdated(settings) {
+        let mut settings = settings.clone();
+        if let Some(declared_under) = &self.declared_under {
+            settings.config.clone_from(declared_under);
+        }
+        if self.settings.is_same_for_plugin(&settings) {
             return Arc::clone(self);
         }
-        self.with_code(self.code.under(settings), settings.clone())
+        self.with_code(self.code.under(&settings), settings)
     }
 
     fn with_code(&self, code: Plugin, settings: PluginSettings) -> Arc<Self> {

@@ -153,9 +153,12 @@ impl Inventory {
                     "a kept version can't be loaded"
                 );
                 // A version that serves as it was declared under earlier settings keeps serving.
+                // It is loaded again under the next settings, not before.
+                let is_outdated = self.outdated.remove(digest);
                 let is_invalid = is_invalid && !self.versions.is_loaded(digest);
-                self.outdated.remove(digest);
-                slots.record_failure(name, failure.as_last_error(), is_invalid);
+                let mut error = failure.as_last_error();
+                error.is_retried &= !is_outdated;
+                slots.record_failure(name, error, is_invalid);
                 self.versions.unavailable(digest.clone(), failure.clone());
             }
         }

@@ -118,8 +118,8 @@ impl Versions {
     }
 
     /// Lets each loaded version run `under` other settings. A version that `is_outdated` keeps
-    /// serving while it serves in `before`, and is dropped otherwise. Returns those that keep
-    /// serving, to be loaded once more: the name of the plugin, and the digest.
+    /// serving as it was declared if it serves in `before`, and is dropped otherwise. Returns those
+    /// that keep serving, to be loaded once more: the name of the plugin, and the digest.
     pub(super) fn change_settings(
         &mut self,
         under: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>,
@@ -144,7 +144,7 @@ impl Versions {
             let serves = before.serves(&active);
             if serves {
                 outdated.push((active.code.name().to_owned(), digest.clone()));
-                *state = VersionState::Outdated { serving: active, next: None };
+                *state = VersionState::Outdated { serving: under(&active), next: None };
             }
             serves
         });
@@ -250,6 +250,10 @@ impl Versions {
         let state = match self.by_digest.remove(digest) {
             Some(VersionState::Ready(active)) if !Arc::ptr_eq(&active, old) => {
                 VersionState::Ready(active)
+            }
+            // It serves under other settings than `old`.
+            Some(VersionState::Outdated { serving, next }) if !Arc::ptr_eq(&serving, old) => {
+                VersionState::Outdated { serving, next }
             }
             Some(VersionState::Outdated { next: Some(next), .. }) => VersionState::Ready(next),
             // It has to register again before it serves again.
