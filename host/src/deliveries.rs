@@ -29,6 +29,10 @@ use verdict::judge;
 /// time.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The time between two looks if the first has found only deliveries that have no place: each look
+/// reads all deliveries that wait.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest time between two tries to record an attempt.
 const RECORD: Duration = Duration::from_secs(60);
 
@@ -57,8 +61,8 @@ struct PluginDeliveries {
     running: JoinSet<String>,
     /// The keys whose first delivery is being sent, each with its origin.
     in_flight: HashMap<String, String>,
-    /// Until then the file is not read, because that has just failed.
-    failed_until: Option<Instant>,
+    /// Until then the file is not read: that has just failed, or has found nothing to begin.
+    paused_until: Option<Instant>,
     /// What the last look has found, if all deliveries that are due are being sent.
     found: Option<Found>,
 }
@@ -67,6 +71,8 @@ struct PluginDeliveries {
 struct Found {
     /// [`Store::delivery_changes`] before the look.
     changes: u64,
+    /// The time of the look by the system's clock.
+    looked_at: u64,
     /// When the next delivery is due.
     next: Option<u64>,
 }
@@ -130,7 +136,7 @@ impl Deliveries {
             plugin,
             running: JoinSet::new(),
             in_flight: HashMap::new(),
-            failed_until: None,
+            paused_until: None,
             found: None,
         };
         let mut changes = self.registry.changes();
@@ -175,9 +181,12 @@ impl Deliveries {
         store: &Arc<Store>,
         grant: &DeliveryGrant,
     ) -> Duration {
-        let has_failed = deliveries.failed_until.is_some_and(|until| until > Instant::now());
-        if has_failed
-            || store.delivery_counts().live == 0
+        let pause =
+            deliveries.paused_until.and_then(|until| until.checked_duration_since(Instant::now()));
+        if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+            return pause;
+        }
+        if store.delivery_counts().live == 0
             || deliveries.in_flight.len() >= grant.at_once
             || self.registry.snapshot().is_disabled(&deliveries.plugin)
         {
@@ -198,22 +207,23 @@ impl Deliveries {
             Err(error) => {
                 let plugin = &deliveries.plugin;
                 tracing::debug!(plugin, error = %ErrorChain(&error), "deliveries not read");
-                deliveries.failed_until = Some(Instant::now() + LOOK);
+                deliveries.paused_until = Some(Instant::now() + LOOK);
                 return LOOK;
             }
         };
-        let mut is_all = true;
-        for due in due {
-            if deliveries.in_flight.contains_key(&due.key) {
-                continue;
-            }
+        let (mut is_all, mut has_begun) = (true, false);
+        for due in deliveries.in_turns(due) {
             if deliveries.has_space(&due.origin, grant.at_once) {
                 self.begin(deliveries, store, grant, due);
+                has_begun = true;
             } else {
                 is_all = false;
             }
         }
-        deliveries.found = is_all.then_some(Found { changes, next });
+        if !is_all && !has_begun {
+            deliveries.paused_until = Some(Instant::now() + PAUSE);
+        }
+        deliveries.found = is_all.then_some(Found { changes, looked_at: now, next });
         until(next)
     }
 
@@ -251,6 +261,9 @@ impl Deliveries {
         grant: &DeliveryGrant,
         due: &DueDelivery,
     ) {
+        // Before the request is read, so that no more requests are in memory than are sent.
+        let slot = self.stopped.run_until_cancelled(self.outbound.delivery_slot()).await;
+        let Some(Some(slot)) = slot else { return };
         let (reading, id) = (Arc::clone(store), due.id);
         let read = tokio::task::spawn_blocking(move || reading.delivery_request(id)).await;
         let request = match read.unwrap_or(Err(StoreError::Damaged(PANICKED))) {
@@ -263,7 +276,7 @@ impl Deliveries {
             }
         };
         let now = self.clock.now_ms();
-        let sending = self.outbound.deliver(grant, &due.delivery, request, now);
+        let sending = self.outbound.deliver(slot, grant, &due.delivery, request, now);
         let Some(answer) = self.aborted.run_until_cancelled(sending).await else { return };
         let (attempt, ended_at) = (due.attempts.saturating_add(1), self.clock.now_ms());
         // Without random numbers, the delays do not differ.
@@ -311,11 +324,11 @@ impl Deliveries {
         let status = answer.as_ref().ok().map(|receipt| receipt.status);
         let (delivery, origin) = (&due.delivery, &due.origin);
         match attempted {
-            Attempted::Ended(End::Delivered { .. }) => {
+            Attempted::Ended { end: End::Delivered { .. }, .. } => {
                 self.metrics.delivery_attempt(plugin, "delivered");
                 tracing::debug!(plugin, delivery, origin, attempt, status, "delivered");
             }
-            Attempted::Retry { next, reason, .. } => {
+            Attempted::Retry { next, error: reason, .. } => {
                 self.metrics.delivery_attempt(plugin, "failed");
                 let retry_ms = next.saturating_sub(self.clock.now_ms());
                 tracing::warn!(
@@ -329,7 +342,8 @@ impl Deliveries {
                     "a delivery failed: it is sent again"
                 );
             }
-            Attempted::Ended(End::Dead { reason, .. }) => {
+            Attempted::Ended { end: End::Dead { reason, .. }, error } => {
+                let reason = error.as_ref().unwrap_or(reason);
                 self.metrics.delivery_attempt(plugin, "dead");
                 tracing::error!(
                     plugin,
@@ -351,6 +365,27 @@ impl Deliveries {
 }
 
 impl PluginDeliveries {
+    /// Orders deliveries that are due so that each origin has its turn: the places go to the
+    /// origins that have the fewest. Leaves out those whose key is being sent.
+    fn in_turns(&self, mut due: Vec<DueDelivery>) -> Vec<DueDelivery> {
+        due.retain(|due| !self.in_flight.contains_key(&due.key));
+        let mut taken = HashMap::<&str, usize>::new();
+        for origin in self.in_flight.values() {
+            *taken.entry(origin).or_default() += 1;
+        }
+        let turns: Vec<_> = due
+            .iter()
+            .map(|due| {
+                let turn = taken.entry(&due.origin).or_default();
+                *turn += 1;
+                *turn
+            })
+            .collect();
+        let mut turns: Vec<_> = turns.into_iter().zip(due).collect();
+        turns.sort_by_key(|(turn, _)| *turn);
+        turns.into_iter().map(|(_, due)| due).collect()
+    }
+
     /// Whether one more delivery to `origin` may be sent now. One origin leaves a place for others,
     /// if there is more than one: a receiver that hangs takes all of the time of its attempts.
     fn has_space(&self, origin: &str, at_once: usize) -> bool {
@@ -369,10 +404,15 @@ impl PluginDeliveries {
 }
 
 impl Found {
+    /// If the clock was set back since, deliveries can be due that were not.
     fn is_valid(&self, changes: u64, now: u64) -> bool {
-        self.changes == changes && self.next.is_none_or(|next| next > now)
+        let was_set_back = now.saturating_add(SET_BACK) < self.looked_at;
+        self.changes == changes && !was_set_back && self.next.is_none_or(|next| next > now)
     }
 }
+
+/// By how many milliseconds the clock must be set back for a new look.
+const SET_BACK: u64 = 1_000;
 
 const PANICKED: &str = "the host panicked while it read the deliveries";
 

@@ -81,6 +81,8 @@ pub(crate) struct Outbound {
     resolver: Arc<Resolver>,
     /// One permit for each exchange that runs at once.
     exchanges: Arc<Semaphore>,
+    /// One permit for each delivery that is sent at once.
+    deliveries: Arc<Semaphore>,
     at_once: usize,
     memory: ResponseMemory,
     tasks: TaskTracker,
@@ -101,8 +103,18 @@ pub(crate) struct OutboundUsage {
 
 /// File descriptors that requests need at most: one for each connection, and for each lookup.
 pub(crate) fn max_descriptors(config: &OutboundConfig) -> u64 {
-    u64::try_from(config.at_once.get().saturating_add(MAX_LOOKUPS)).unwrap_or(u64::MAX)
+    let connections = config.at_once.get().saturating_add(deliveries_at_once(config));
+    u64::try_from(connections.saturating_add(MAX_LOOKUPS)).unwrap_or(u64::MAX)
 }
+
+/// How many deliveries of all plugins are sent at once, beside the requests of handlers: half as
+/// many. A delivery to a receiver that hangs takes longer than any request of a handler.
+fn deliveries_at_once(config: &OutboundConfig) -> usize {
+    (config.at_once.get() / 2).max(1)
+}
+
+/// A place among the deliveries of all plugins that are sent at once.
+pub(crate) struct DeliverySlot(OwnedSemaphorePermit);
 
 /// A client without TLS, with the default limits.
 impl Default for Outbound {
@@ -125,6 +137,7 @@ impl Outbound {
             secrets: ArcSwap::default(),
             resolver: Arc::default(),
             exchanges: Arc::new(Semaphore::new(at_once)),
+            deliveries: Arc::new(Semaphore::new(deliveries_at_once(config).min(at_once))),
             at_once,
             memory: ResponseMemory::new(config.memory_bytes.get()),
             tasks,
@@ -184,7 +197,14 @@ impl Outbound {
     ) -> Result<KeptResponse, SendError> {
         let target = Target::find(&request.url, &allowance.origins)?;
         let body = ReadBody::Whole(allowance.response_bytes);
-        self.exchange(&allowance.deliveries.plugin, target, request, body, deadline).await
+        let sending = (target, request, body);
+        self.exchange(&allowance.deliveries.plugin, sending, deadline, None).await
+    }
+
+    /// Waits for a place to send a delivery. Places are given in the order of the calls. Returns
+    /// `None` if there are none any more, which does not happen.
+    pub(crate) async fn delivery_slot(&self) -> Option<DeliverySlot> {
+        Arc::clone(&self.deliveries).acquire_owned().await.ok().map(DeliverySlot)
     }
 
     /// Makes one attempt to send a delivery, at `now` in milliseconds since 1970. The body of the
@@ -195,6 +215,7 @@ impl Outbound {
     /// more, or has removed its secrets.
     pub(crate) async fn deliver(
         &self,
+        DeliverySlot(permit): DeliverySlot,
         grant: &DeliveryGrant,
         id: &str,
         mut request: Request,
@@ -206,8 +227,8 @@ impl Outbound {
         let secrets = secrets.ok_or_else(|| unsigned(&target.origin))?;
         let signed = signature::headers(&secrets, id, now / 1_000, &request.body);
         request.headers.extend(signed);
-        let body = ReadBody::Dropped(DROPPED_BYTES);
-        let answered = self.exchange(&grant.plugin, target, request, body, deadline).await?;
+        let sending = (target, request, ReadBody::Dropped(DROPPED_BYTES));
+        let answered = self.exchange(&grant.plugin, sending, deadline, Some(permit)).await?;
         let response = answered.response();
         let retry_after = response.headers.iter().find(|(name, _)| name == "retry-after");
         let retry_after = retry_after.and_then(|(_, value)| retry_after::parse(value, now));
@@ -217,19 +238,19 @@ impl Outbound {
     async fn exchange(
         &self,
         plugin: &Arc<str>,
-        target: Target,
-        request: Request,
-        body: ReadBody,
+        (target, request, body): (Target, Request, ReadBody),
         deadline: Instant,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<KeptResponse, SendError> {
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
         let (plugin, exchanges) = (Arc::clone(plugin), Arc::clone(&self.exchanges));
         let memory = self.memory.reserve();
         let sent = async move {
             // Given in the order of the calls, and held until the connection is closed.
-            let permit = tokio::time::timeout_at(deadline.into(), exchanges.acquire_owned()).await;
-            let Ok(Ok(_permit)) = permit else {
-                return Err(SendError::Busy("requests at once"));
+            let free = tokio::time::timeout_at(deadline.into(), exchanges.acquire_owned());
+            let _permit = match permit {
+                Some(permit) => permit,
+                None => free.await.ok().and_then(Result::ok).ok_or(SendError::Busy)?,
             };
             let (resolver, body) = ((&resolver, &plugin), (body, memory));
             let exchange = client::exchange(resolver, tls, target, request, body, deadline);
@@ -244,7 +265,8 @@ impl Outbound {
 /// Why the task of a request gave no result. It is cancelled only with the runtime.
 fn ended(error: &JoinError) -> SendError {
     let what = if error.is_panic() { "has panicked" } else { "has stopped with the host" };
-    SendError::Unreachable(format!("the task of the request {what}"))
+    // It may have sent the request.
+    SendError::Interrupted(format!("the task of the request {what}"))
 }
 
 /// What a receiver has answered to a delivery.
@@ -344,19 +366,24 @@ impl Allowance {
     /// sign it. Its key has at most `max_key` bytes. Returns the origin.
     ///
     /// # Errors
-    /// `misuse`, `limit`, `not_allowed`.
+    /// `invalid_url`, `misuse`, `limit`, `not_allowed`; and what operators are told, if it is more.
     pub(crate) fn check_delivery(
         &self,
         delivery: &Delivery,
         max_key: usize,
-    ) -> Result<String, Refusal> {
-        delivery.check(max_key, self.request_bytes)?;
-        let Target { origin, .. } = Target::find(&delivery.request.url, &self.origins)?;
+    ) -> Result<String, (Refusal, Option<String>)> {
+        let with_error = |error: SendError| {
+            let shown = error.to_string();
+            (Refusal::from(error), Some(shown))
+        };
+        delivery.check(max_key, self.request_bytes).map_err(|refusal| (refusal, None))?;
+        let target = Target::find(&delivery.request.url, &self.origins).map_err(with_error)?;
+        let Target { origin, .. } = target;
         let mut listed = self.origins.iter();
         let is_signed = listed
             .find(|listed| listed.text() == origin)
             .is_some_and(ListedOrigin::takes_deliveries);
-        if is_signed { Ok(origin) } else { Err(unsigned(&origin).into()) }
+        if is_signed { Ok(origin) } else { Err(with_error(unsigned(&origin))) }
     }
 
     /// Takes the permit of one event, if one is free and nobody waits for it.
@@ -413,33 +440,42 @@ pub(crate) enum SendError {
     /// The response did not come in time.
     #[error("there was no whole response in time")]
     Timeout,
-    /// The name was not resolved, or the connection, TLS or the protocol failed.
+    /// The name was not resolved, or the connection or TLS failed. Nothing was sent.
     #[error("{0}")]
     Unreachable(String),
-    /// The host has no room for the request, or for its response: the limit that is reached.
-    #[error("the host has no room for it now: the limit of {0} is reached")]
-    Busy(&'static str),
+    /// There is no whole response to a request that was sent, or a part of it.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The host has no room for the request. Nothing was sent.
+    #[error("the host has no room for it now: the limit of requests at once is reached")]
+    Busy,
     /// The response has more bytes than are allowed.
     #[error("the response is too large: {0}")]
     TooLarge(String),
 }
 
 impl SendError {
-    /// The connection, TLS or the protocol has failed.
+    /// The connection or TLS has failed.
     fn unreachable(what: &str, error: &(dyn Error + 'static)) -> Self {
         Self::Unreachable(format!("{what}: {}", ErrorChain(error)))
     }
 
+    /// The exchange has failed after the connection was made.
+    fn interrupted(what: &str, error: &(dyn Error + 'static)) -> Self {
+        Self::Interrupted(format!("{what}: {}", ErrorChain(error)))
+    }
+
     /// What the handler is told. A handler may pass it on to a client, so it has no advice for the
     /// operator and no details of the service.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::NotAllowed(_) => "the service may not be called",
             // The plugin or its client has given what these name.
             Self::InvalidUrl(_) | Self::Misuse(_) => return self.to_string(),
             Self::Timeout => "the service has not answered in time",
             Self::Unreachable(_) => "the service can't be reached",
-            Self::Busy(_) => "the host has no room for the request now",
+            Self::Interrupted(_) => "the service has got the request, and not answered it wholly",
+            Self::Busy => "the host has no room for the request now",
             Self::TooLarge(_) => "the response of the service is too large",
         }
         .to_owned()
@@ -453,7 +489,8 @@ impl SendError {
             Self::Misuse(_) => "misuse",
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",
-            Self::Busy(_) => "busy",
+            Self::Interrupted(_) => "interrupted",
+            Self::Busy => "busy",
             Self::TooLarge(_) => "response_too_large",
         }
     }
@@ -533,15 +570,15 @@ mod tests {
             SendError::NotAllowed(detail.to_owned()),
             SendError::Unreachable(detail.to_owned()),
             SendError::TooLarge(detail.to_owned()),
-            SendError::Busy(detail),
+            SendError::Interrupted(detail.to_owned()),
+            SendError::Busy,
             SendError::Timeout,
         ] {
-            let (code, shown) = (error.code(), error.to_string());
-            assert!(shown.contains(detail) || error == SendError::Timeout, "{shown}");
+            let code = error.code();
             let refusal = Refusal::from(error);
             assert_eq!(refusal.code, code);
             assert!(!refusal.message.contains("10.0.0.7"), "{}", refusal.message);
-            assert!((10..60).contains(&refusal.message.len()), "{}", refusal.message);
+            assert!((10..80).contains(&refusal.message.len()), "{}", refusal.message);
         }
         let refusal = Refusal::from(SendError::InvalidUrl("has no host"));
         assert_eq!(refusal.message, "the URL has no host");

@@ -419,11 +419,11 @@ async fn a_delivery_that_breaks_a_rule_is_refused_at_once_and_none_is_stored() {
         (json!({"key": "k", "url": url}), "accepted"),
         (
             json!({"key": "k", "url": unsigned.url("/")}),
-            "not_allowed: the operator has set no secret",
+            "not_allowed: the service may not be called",
         ),
         (
             json!({"key": "k", "url": "https://other.test"}),
-            "not_allowed: the operator does not list",
+            "not_allowed: the service may not be called",
         ),
         (json!({"key": "k", "url": "other.test"}), "invalid_url: the URL"),
         (json!({"key": "", "url": url}), "misuse: a key"),
@@ -432,7 +432,7 @@ async fn a_delivery_that_breaks_a_rule_is_refused_at_once_and_none_is_stored() {
             json!({"key": "k", "url": url, "headers": [["Webhook-Signature", "v1,x"]]}),
             "misuse: the header `webhook-signature`",
         ),
-        (json!({"key": "k", "url": url, "headers": [["host", "x"]]}), "misuse: the header `host`"),
+        (json!({"key": "k", "url": url, "headers": [["host", "x"]]}), "misuse: `host` is a header"),
         (json!({"key": "k", "url": url, "wrong_result": true}), "undeclared"),
         (json!({"key": "k".repeat(513), "url": url}), "limit: a key"),
         (json!({"key": "k", "url": url, "bytes": 280_000}), "limit: the request"),
@@ -467,6 +467,56 @@ async fn a_plugin_has_so_many_deliveries_as_is_set() {
     host.monitor.shift_clock(6 * SECOND);
     until_delivered(&host).await;
     deliver(&client, order(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_receivers_that_hang_leave_places_for_a_third() {
+    let services = [Service::start().await, Service::start().await, Service::start().await];
+    let [first, second, good] = &services;
+    let host = courier(&[first, second, good], |limits| {
+        limits.delivery_ms = Duration::from_secs(1);
+    })
+    .await;
+    let client = host.client().await;
+    for (key, slow) in [("a", first), ("b", second)] {
+        let order = json!({"key": key, "url": slow.url("/never"), "times": 100, "own_keys": true});
+        deliver(&client, order).await;
+    }
+    first.until_requests(1).await;
+    second.until_requests(1).await;
+    deliver(&client, json!({"key": "g", "url": good.url("/")})).await;
+    good.until_requests(1).await;
+    // The others have not had their turns before.
+    assert!(first.requests().len() + second.requests().len() < 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_received_although_other_responses_take_all_memory() {
+    let service = Service::start().await;
+    let host = TestHost::with(&[guest("courier")], |config| {
+        config.outbound.memory_bytes = NonZeroUsize::MIN;
+        config.limits.outbound_response_bytes = NonZeroUsize::MIN;
+        list(config, &[(origin(&service), 1)]);
+    })
+    .await;
+    let client = host.client().await;
+    deliver(&client, json!({"key": "k", "url": service.url("/bytes/1000")})).await;
+    until_delivered(&host).await;
+    assert_eq!(service.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_does_not_hold_a_delivery_back() {
+    let service = Service::start().await;
+    let host = courier(&[&service], |_| {}).await;
+    let client = host.client().await;
+    host.monitor.shift_clock(400 * 24 * HOUR);
+    service.answer_with(500);
+    deliver(&client, json!({"key": "k", "url": service.url("/status")})).await;
+    until_failed(&host, 1, 1).await;
+    service.answer_with(200);
+    host.monitor.shift_clock(0);
+    until_delivered(&host).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,9 +237,9 @@ async fn a_service_that_fails_is_a_refusal_and_no_failure_of_the_plugin() {
         ("/long_head", "response_too_large"),
         ("/promise", "response_too_large"),
         ("/endless", "response_too_large"),
-        ("/garbage", "unreachable"),
-        ("/cut", "unreachable"),
-        ("/close", "unreachable"),
+        ("/garbage", "interrupted"),
+        ("/cut", "interrupted"),
+        ("/close", "interrupted"),
     ] {
         let began = Instant::now();
         let called = call(&client, &service.url(path)).await;
@@ -251,7 +251,7 @@ async fn a_service_that_fails_is_a_refusal_and_no_failure_of_the_plugin() {
     let (_, row) = host.http("/api/plugins/caller", None).await;
     assert_eq!((&row["failures"], &row["calls"]), (&json!(0), &json!(8)), "{row}");
     let (_, text) = host.http("/metrics", None).await;
-    for (outcome, times) in [("timeout", 2), ("response_too_large", 3), ("unreachable", 3)] {
+    for (outcome, times) in [("timeout", 2), ("response_too_large", 3), ("interrupted", 3)] {
         let line = format!(
             "sockhop_outbound_requests_total{{plugin=\"caller\",outcome=\"{outcome}\"}} {times}"
         );
@@ -533,14 +533,14 @@ async fn all_responses_together_have_at_most_as_many_bytes_as_is_set() {
     };
     used(50_000..MEMORY).await;
     let refused = call(&other, &url).await;
-    assert_eq!(refused["code"], "busy", "{refused}");
+    assert_eq!(refused["code"], "interrupted", "{refused}");
     service.release(1);
     assert_eq!(first.await.expect("an answer")[0]["bytes"], 50_001);
     used(0..1).await;
     let sleeping = json!({"url": url, "method": "POST", "body": "sleep"});
     let kept = client.ask_later(&array("end", sleeping)).await;
     used(60_000..61_000).await;
-    assert_eq!(call(&other, &url).await["code"], "busy");
+    assert_eq!(call(&other, &url).await["code"], "interrupted");
     assert_eq!(call(&other, &service.url("/bytes/30000")).await["status"], 200);
     assert_eq!(kept.await.expect("an answer")["error"]["code"], "timed_out");
     used(0..1).await;

@@ -17,7 +17,8 @@ pub struct OutboundConfig {
     /// A file with the certificates of the authorities that are trusted, as PEM. `None`: those that
     /// the machine trusts.
     pub ca_file: Option<PathBuf>,
-    /// Requests of all plugins at once, each with a connection of its own.
+    /// Requests of handlers of all plugins at once, each with a connection of its own. Deliveries
+    /// have half as many places.
     pub at_once: NonZeroUsize,
     /// Memory of all responses that are read, or that are kept until their event ends.
     pub memory_bytes: NonZeroUsize,

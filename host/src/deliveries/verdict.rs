@@ -16,24 +16,26 @@ pub(super) fn judge(
     now: u64,
     random: u32,
 ) -> Attempted {
-    let (status, retry_after, reason) = match answer {
+    // `reason` is what the plugin may be told, `error` what operators are.
+    let (status, retry_after, reason, error) = match answer {
         Ok(Receipt { status, .. }) if (200..300).contains(status) => {
-            return Attempted::Ended(End::Delivered { status: *status });
+            return Attempted::Ended { end: End::Delivered { status: *status }, error: None };
         }
         Ok(Receipt { status: GONE, .. }) => {
             let reason = format!("status {GONE}: the receiver takes no more deliveries");
-            return Attempted::Ended(End::Dead { status: Some(GONE), reason });
+            let end = End::Dead { status: Some(GONE), reason };
+            return Attempted::Ended { end, error: None };
         }
         Ok(Receipt { status, retry_after }) => {
             // Other statuses do not say that the receiver is only busy.
             let asks = *status == 429 || *status >= 500;
-            (Some(*status), retry_after.filter(|_| asks), reason(*status))
+            (Some(*status), retry_after.filter(|_| asks), reason(*status), reason(*status))
         }
-        Err(error) => (None, None, error.to_string()),
+        Err(error) => (None, None, error.message(), error.to_string()),
     };
     match retry_delay(attempt, retry_after, random) {
-        Some(delay) => Attempted::Retry { next: now.saturating_add(delay), status, reason },
-        None => Attempted::Ended(End::Dead { status, reason }),
+        Some(delay) => Attempted::Retry { next: now.saturating_add(delay), status, error },
+        None => Attempted::Ended { end: End::Dead { status, reason }, error: Some(error) },
     }
 }
 
@@ -57,8 +59,8 @@ mod tests {
     /// `delivered`, `dead`, or the milliseconds until the next attempt.
     fn verdict(answer: &Result<Receipt, SendError>, attempt: u32) -> String {
         match judge(answer, attempt, 1_000, 100) {
-            Attempted::Ended(End::Delivered { .. }) => "delivered".to_owned(),
-            Attempted::Ended(End::Dead { .. }) => "dead".to_owned(),
+            Attempted::Ended { end: End::Delivered { .. }, .. } => "delivered".to_owned(),
+            Attempted::Ended { end: End::Dead { .. }, .. } => "dead".to_owned(),
             Attempted::Retry { next, .. } => (next - 1_000).to_string(),
         }
     }
@@ -98,12 +100,23 @@ mod tests {
         let attempts: Vec<_> = (1..=10).map(|attempt| verdict(&answered(500), attempt)).collect();
         assert!(attempts[..9].iter().all(|verdict| verdict.parse::<u64>().is_ok()));
         assert_eq!(attempts[9], "dead");
-        let Attempted::Ended(End::Dead { status, reason }) = judge(&answered(302), 10, 0, 0) else {
+        let last = judge(&answered(302), 10, 0, 0);
+        let Attempted::Ended { end: End::Dead { status, reason }, .. } = last else {
             panic!("it is dead");
         };
         assert_eq!(
             (status, reason.as_str()),
             (Some(302), "status 302: redirects are not followed")
         );
+    }
+
+    #[test]
+    fn a_plugin_is_told_no_detail_that_is_for_operators() {
+        let refused = Err(SendError::NotAllowed("10.0.0.7: set `private`".to_owned()));
+        let Attempted::Ended { end: End::Dead { reason, .. }, error } = judge(&refused, 10, 0, 0)
+        else {
+            panic!("it is dead");
+        };
+        assert!(!reason.contains("10.0.0.7") && error.is_some_and(|text| text.contains("private")));
     }
 }

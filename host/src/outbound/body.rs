@@ -16,7 +16,7 @@ use super::memory::Reserved;
 /// is read. Otherwise a body in single bytes would hold some thousand times its size.
 ///
 /// # Errors
-/// `TooLarge`, `Unreachable`, `Busy`.
+/// `TooLarge`, `Interrupted`.
 pub(super) async fn read<B>(
     body: B,
     max: usize,
@@ -34,7 +34,7 @@ where
     let (mut body, mut whole, most) = (pin!(body), Vec::new(), exact.unwrap_or(max));
     while let Some(frame) = body.frame().await {
         let frame =
-            frame.map_err(|error| SendError::unreachable("the response is incomplete", &error))?;
+            frame.map_err(|error| SendError::interrupted("the response is incomplete", &error))?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > max - whole.len() {
             return Err(too_large(max));
@@ -49,7 +49,7 @@ where
 /// is not read.
 ///
 /// # Errors
-/// `Unreachable`.
+/// `Interrupted`.
 pub(super) async fn skip<B>(body: B, max: usize) -> Result<(), SendError>
 where
     B: Body<Data = Bytes, Error: Error + 'static>,
@@ -59,7 +59,7 @@ where
         && let Some(frame) = body.frame().await
     {
         let frame =
-            frame.map_err(|error| SendError::unreachable("the response is incomplete", &error))?;
+            frame.map_err(|error| SendError::interrupted("the response is incomplete", &error))?;
         read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
     }
     Ok(())

@@ -178,9 +178,12 @@ async fn talk(
     let response = async {
         let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (head, incoming) = response.into_parts();
-        memory.add_headers(&head.headers)?;
         let body = match body {
-            ReadBody::Whole(max) => body::read(incoming, max, &mut memory).await?,
+            ReadBody::Whole(max) => {
+                memory.add_headers(&head.headers)?;
+                body::read(incoming, max, &mut memory).await?
+            }
+            // Nothing of it is kept, so it needs no room.
             ReadBody::Dropped(max) => body::skip(incoming, max).await.map(|()| Vec::new())?,
         };
         let headers = head.headers.iter();
@@ -208,7 +211,7 @@ fn failed(error: &hyper::Error) -> SendError {
             "its head has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers"
         ));
     }
-    SendError::unreachable("the server does not answer as a server of HTTP/1.1", error)
+    SendError::interrupted("the server does not answer as a server of HTTP/1.1", error)
 }
 
 #[cfg(test)]

@@ -49,11 +49,11 @@ impl Reserved {
     /// Reserves more bytes. It does not wait: responses that wait for each other would all stop.
     ///
     /// # Errors
-    /// `Busy`: too few are free.
+    /// `Interrupted`: too few are free.
     pub(super) fn add(&mut self, bytes: usize) -> Result<(), SendError> {
         let taken = u32::try_from(bytes).ok();
         let taken = taken.and_then(|n| Arc::clone(&self.free).try_acquire_many_owned(n).ok());
-        let Some(taken) = taken else { return Err(SendError::Busy("memory for responses")) };
+        let Some(taken) = taken else { return Err(full()) };
         match &mut self.permit {
             Some(permit) => permit.merge(taken),
             None => self.permit = Some(taken),
@@ -64,7 +64,7 @@ impl Reserved {
     /// Reserves the bytes of headers.
     ///
     /// # Errors
-    /// `Busy`: too few are free.
+    /// `Interrupted`: too few are free.
     pub(super) fn add_headers(&mut self, headers: &http::HeaderMap) -> Result<(), SendError> {
         let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         self.add(sizes.map(|size| size + HEADER_BYTES).sum())
@@ -74,7 +74,7 @@ impl Reserved {
     /// is reserved before it is allocated.
     ///
     /// # Errors
-    /// `Busy`: too few bytes are free.
+    /// `Interrupted`: too few bytes are free.
     pub(super) fn append(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -100,6 +100,14 @@ impl Reserved {
             drop(permit.split(before - buffer.capacity().min(before)));
         }
     }
+}
+
+/// The request was sent, and its response has no room.
+fn full() -> SendError {
+    SendError::Interrupted(
+        "the host has no room for the response now: the limit of memory for responses is reached"
+            .to_owned(),
+    )
 }
 
 /// A response, and its share of the memory for responses until the last copy is dropped.
@@ -146,9 +154,9 @@ mod tests {
         let mut buffer = Vec::new();
         first.append(&mut buffer, &[1; 600], 2_000).unwrap();
         assert_eq!(memory.usage(), (600, 1_000));
-        assert_eq!(second.add(401).unwrap_err().code(), "busy");
+        assert_eq!(second.add(401).unwrap_err().code(), "interrupted");
         second.add(400).unwrap();
-        assert_eq!(first.append(&mut buffer, &[1; 600], 2_000).unwrap_err().code(), "busy");
+        assert_eq!(first.append(&mut buffer, &[1; 600], 2_000).unwrap_err().code(), "interrupted");
         assert_eq!((memory.usage().0, buffer.len()), (1_000, 600));
         drop(second);
         first.append(&mut buffer, &[1; 1], 2_000).unwrap_err();

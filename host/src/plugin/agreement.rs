@@ -310,7 +310,7 @@ fn refused(described: &Described) -> std::result::Result<(), (String, String)> {
     let max_key = settings.limits.state_key_bytes.get();
     let delivery = Delivery { key, request, result: None };
     let checked = Allowance::new("a", &settings, 2).check_delivery(&delivery, max_key);
-    checked.map(drop).map_err(|refusal| (refusal.code, refusal.message))
+    checked.map(drop).map_err(|(refusal, _)| (refusal.code, refusal.message))
 }
 
 /// Why the test host refuses it.

@@ -46,9 +46,13 @@ pub(crate) struct DueDeliveries {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Attempted {
     /// It has ended, and the plugin gets the result if it has asked for it.
-    Ended(End),
+    Ended {
+        end: End,
+        /// Why the last attempt has failed, for operators, if the plugin is not told all of it.
+        error: Option<String>,
+    },
     /// It is sent again at this time.
-    Retry { next: u64, status: Option<u16>, reason: String },
+    Retry { next: u64, status: Option<u16>, error: String },
 }
 
 /// A delivery as operators see it, without its request.
@@ -162,12 +166,12 @@ impl Store {
                 })
                 .optional()?;
             let Some((delivery, key, result, bytes)) = found else { return Ok(()) };
-            let end = match attempted {
-                Attempted::Retry { next, status, reason } => {
-                    let failed = (attempt, *status, reason.as_str());
+            let (end, error) = match attempted {
+                Attempted::Retry { next, status, error } => {
+                    let failed = (attempt, *status, error.as_str());
                     return record_failure(transaction, id, failed, *next, None);
                 }
-                Attempted::Ended(end) => end,
+                Attempted::Ended { end, error } => (end, error),
             };
             match end {
                 End::Delivered { .. } => {
@@ -177,7 +181,7 @@ impl Store {
                     totals.remove_delivery(bytes, false);
                 }
                 End::Dead { status, reason } => {
-                    let failed = (attempt, *status, reason.as_str());
+                    let failed = (attempt, *status, error.as_ref().unwrap_or(reason).as_str());
                     record_failure(transaction, id, failed, now, Some(now))?;
                     totals.dead_deliveries += 1;
                 }

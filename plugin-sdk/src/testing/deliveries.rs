@@ -182,7 +182,7 @@ mod tests {
         };
         let mut host = TestHost::new(Plugin::new("test", "1.0.0", "").on("send", send));
         for (number, expected) in
-            ["misuse", "misuse", "misuse", "limit", "limit", "undeclared", "limit"]
+            ["misuse", "misuse", "invalid_url", "limit", "limit", "undeclared", "limit"]
                 .iter()
                 .enumerate()
         {

@@ -82,17 +82,15 @@
 //! |---|---|---|
 //! | the backend can't be reached, or answers 503 | `unavailable` | `safe` |
 //! | other events took all instances of the plugin | `unavailable` | `safe` |
-//! | the backend does not answer in time, or a proxy answers 502 or 504: it may have handled the event | `timed_out` | `unsafe` |
+//! | the backend does not answer in time, or not wholly, or a proxy answers 502 or 504: it may have handled the event | `timed_out` | `unsafe` |
 //! | it answers 429 | `rate_limited` | `safe` |
 //! | any other status, or a wrong answer: the log says what is wrong | `refused`, reason `backend_failed` | `never` |
 //! | the payload is too large for a request (256 KiB) | `too_large` | `never` |
 //! | the payload has binary attachments | `invalid_payload` | `never` |
 //!
-//! If the connection to the backend breaks during a request, the answer is `unavailable` too,
-//! though the backend may have handled the event. A handler that must not run twice needs a key of
-//! the client's own in the payload. None of these counts for the breaker of the plugin: when the
-//! backend is back, the next event reaches it. Only a reply against its configured schema is a
-//! failure (`plugin_failed`).
+//! A handler that must not run twice needs a key of the client's own in the payload. None of these
+//! counts for the breaker of the plugin: when the backend is back, the next event reaches it. Only a
+//! reply against its configured schema is a failure (`plugin_failed`).
 //!
 //! # Moving a handler
 //!
@@ -230,7 +228,7 @@ fn forward_host_event(backend: &Backend, ctx: &Context) -> Result {
 fn not_answered(ctx: &Context, refusal: &Refusal) -> Refusal {
     match refusal.code.as_str() {
         "unreachable" | "busy" | "limit" => unavailable(ctx, &refusal.message),
-        "timeout" => timed_out(ctx, &refusal.message),
+        "timeout" | "interrupted" => timed_out(ctx, &refusal.message),
         // The operator's settings are wrong, or the response is.
         _ => failed(ctx, &refusal.to_string()),
     }

@@ -207,6 +207,7 @@ fn a_backend_that_is_away_is_unavailable_and_one_that_is_late_has_timed_out() {
         ("limit", "unavailable"),
         ("busy", "unavailable"),
         ("timeout", "timed_out"),
+        ("interrupted", "timed_out"),
         ("not_allowed", "backend_failed"),
         ("response_too_large", "backend_failed"),
         // Not a failure of the plugin, which would open its breaker.

@@ -13,7 +13,13 @@ impl DeliverCalls for Run {
     fn deliver(&mut self, delivery: Delivery) -> Result<String, Refusal> {
         self.check_effect_limits(1, delivery.bytes())?;
         let max_key = self.limits().state_key_bytes.get();
-        let origin = self.active.allowance.check_delivery(&delivery, max_key)?;
+        let checked = self.active.allowance.check_delivery(&delivery, max_key);
+        let origin = checked.map_err(|(refusal, error)| {
+            let (plugin, id) = (self.active.code.name(), self.event.id);
+            let (reason, error) = (&refusal.code, error.as_ref().unwrap_or(&refusal.message));
+            tracing::debug!(plugin, %id, reason, error, "delivery refused");
+            refusal
+        })?;
         if let Some(timer) = &delivery.result {
             events::declared_timer(&self.active.timers, timer)?;
         }

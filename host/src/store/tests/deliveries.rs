@@ -58,15 +58,16 @@ fn ids(store: &Store, now: u64) -> Vec<String> {
 }
 
 fn retry(next: u64) -> Attempted {
-    Attempted::Retry { next, status: Some(503), reason: "status 503".to_owned() }
+    Attempted::Retry { next, status: Some(503), error: "status 503".to_owned() }
 }
 
 fn dead() -> Attempted {
-    Attempted::Ended(End::Dead { status: None, reason: "no answer".to_owned() })
+    let end = End::Dead { status: None, reason: "no answer".to_owned() };
+    Attempted::Ended { end, error: None }
 }
 
 fn delivered() -> Attempted {
-    Attempted::Ended(End::Delivered { status: 204 })
+    Attempted::Ended { end: End::Delivered { status: 204 }, error: None }
 }
 
 /// Records an attempt of the delivery that is due first.
