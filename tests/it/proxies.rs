@@ -192,8 +192,16 @@ fn a_proxy_without_headers_is_named_once_in_the_log() {
         stream.write_all(OPEN.as_bytes()).expect("a connection");
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    let log = std::fs::read_to_string(log).expect("the log");
-    assert_eq!(log.matches("send-proxy-v2").count(), 1, "{log}");
+    // The log is written by a thread of its own, in the order of its lines.
+    let until = std::time::Instant::now() + sockhop_tests::PATIENCE;
+    let mut text = String::new();
+    while !text.contains("send-proxy-v2") && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        text = std::fs::read_to_string(&log).expect("the log");
+    }
+    drop(host);
+    let text = std::fs::read_to_string(&log).expect("the log");
+    assert_eq!(text.matches("send-proxy-v2").count(), 1, "{text}");
 }
 
 #[test]

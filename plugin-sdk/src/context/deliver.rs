@@ -50,8 +50,9 @@ impl Context {
     ///
     /// # Errors
     /// `not_allowed`: the operator does not list the origin, or has set no secret for it.
-    /// `invalid_url`: the URL is invalid. `misuse`: an empty key; the method or a header is invalid,
-    /// or the header is one of the host's own (`webhook-*` and those of [`send`](Self::send)).
+    /// `invalid_url`: the URL is invalid. `misuse`: an empty key; the method or a header is
+    /// invalid, or the header is one of the host's own (`webhook-*` and those of
+    /// [`send`](Self::send)).
     /// `undeclared`: the plugin does not declare the timer of the result. `limit`: by default, more
     /// than 10,000 deliveries of the plugin, dead ones included, a key of more than 512 bytes, a
     /// request of more than 256 KiB; or the event has too many effects. If the state, deliveries

@@ -20,7 +20,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "dispatcher::host_events",
             "dispatcher::host_events::worker",
             "dispatcher::run::deliver",
-    "dispatcher::run::http",
+            "dispatcher::run::http",
             "host",
             "host::connection_limit",
             "host::monitor",
