@@ -48,10 +48,10 @@ impl Context {
     /// `invalid_url`: the URL is invalid, perhaps by what a client has sent; build it with
     /// [`segment`](Request::segment) and [`query`](Request::query). `misuse`: the method or a
     /// header is invalid. `limit`: by default, more than 8 requests in one event, a request of more
-    /// than 256 KiB or 100 headers. `busy`: nothing was sent, because other requests took all of the
-    /// time. `timeout`: there was no response within 3 s by default, or within the time that the
-    /// event has left. `unreachable`: nothing was sent, because the name was not resolved, or the
-    /// connection or TLS failed. `interrupted`: it was sent, and there is no whole response.
+    /// than 256 KiB or 100 headers. `busy`: nothing was sent, because other requests took all of
+    /// the time. `timeout`: there was no response within 3 s by default, or within the time that
+    /// the event has left. `unreachable`: nothing was sent, because the name was not resolved, or
+    /// the connection or TLS failed. `interrupted`: it was sent, and there is no whole response.
     /// `response_too_large`: by default, a body of more than 1 MiB, or more than 100 headers.
     pub fn send(&self, request: Request) -> Result<Response> {
         #[cfg(target_family = "wasm")]

@@ -89,8 +89,8 @@
 //! | the payload has binary attachments | `invalid_payload` | `never` |
 //!
 //! A handler that must not run twice needs a key of the client's own in the payload. None of these
-//! counts for the breaker of the plugin: when the backend is back, the next event reaches it. Only a
-//! reply against its configured schema is a failure (`plugin_failed`).
+//! counts for the breaker of the plugin: when the backend is back, the next event reaches it. Only
+//! a reply against its configured schema is a failure (`plugin_failed`).
 //!
 //! # Moving a handler
 //!
