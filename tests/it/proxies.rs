@@ -193,10 +193,10 @@ fn a_proxy_without_headers_is_named_once_in_the_log() {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     // The log is written by a thread of its own, in the order of its lines.
-    let until = std::time::Instant::now() + sockhop_tests::PATIENCE;
+    let until = Instant::now() + PATIENCE;
     let mut text = String::new();
-    while !text.contains("send-proxy-v2") && std::time::Instant::now() < until {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    while !text.contains("send-proxy-v2") && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
         text = std::fs::read_to_string(&log).expect("the log");
     }
     drop(host);
