@@ -101,8 +101,8 @@ impl Deliveries {
         });
     }
 
-    /// Begins no more attempts, and waits a short time for those that have begun. The others are
-    /// aborted: their deliveries are sent again after the next start.
+    /// Begins no more attempts, and waits a short time for the running attempts. An attempt that
+    /// runs longer is aborted: its delivery is sent again after the next start.
     pub(crate) async fn stop(&self) {
         self.stopped.cancel();
         // Also if this future is dropped: no attempt may be recorded after the stores are closed.
@@ -416,8 +416,8 @@ const SET_BACK: u64 = 1_000;
 
 const PANICKED: &str = "the host panicked while it read the deliveries";
 
-/// Reads which deliveries are due, so many of each origin that some are left beside those that are
-/// being sent.
+/// Reads which deliveries are due: at most twice as many of each origin as are sent at once,
+/// because some of them may be in flight.
 async fn due_deliveries(
     store: &Arc<Store>,
     now: u64,

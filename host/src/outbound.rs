@@ -386,7 +386,7 @@ impl Allowance {
         if is_signed { Ok(origin) } else { Err(with_error(unsigned(&origin))) }
     }
 
-    /// Takes the permit of one event, if one is free and nobody waits for it.
+    /// Takes the permit of one event, if one is free and no other event waits for it.
     pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.at_once).try_acquire_owned().ok()
     }

@@ -101,8 +101,8 @@ const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
-/// The delays before the second attempt and those after it, in milliseconds: those that Standard
-/// Webhooks recommends. An outage of three days loses nothing.
+/// The delays before the second and each later attempt, in milliseconds. Standard Webhooks
+/// recommends them. An outage of three days loses nothing.
 const DELAYS: [u64; 9] = [
     5 * SECOND,
     5 * MINUTE,

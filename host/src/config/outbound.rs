@@ -14,8 +14,8 @@ use super::webhook::WebhookSecret;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutboundConfig {
-    /// A file with the certificates of the authorities that are trusted, as PEM. `None`: those that
-    /// the machine trusts.
+    /// A file with the certificates of the trusted authorities, as PEM. `None`: the host trusts the
+    /// authorities of the machine.
     pub ca_file: Option<PathBuf>,
     /// Requests of handlers of all plugins at once, each with a connection of its own. Deliveries
     /// have half as many places.

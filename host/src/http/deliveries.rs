@@ -36,8 +36,8 @@ pub(super) async fn list(
     Ok(Json(json!({KIND: rows.iter().map(document).collect::<Vec<_>>(), "next": next})))
 }
 
-/// Lets dead deliveries be sent again at once, and those that wait if their ids are given. Answers
-/// with their number.
+/// Sends dead deliveries again at once. If ids are given, also deliveries that wait. Answers with
+/// their number.
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
     Path(name): Path<String>,
@@ -46,7 +46,7 @@ pub(super) async fn retry(
     command(&api, name, request, Command::Retry).await
 }
 
-/// Removes dead deliveries, and those that wait if their ids are given. Answers with their number.
+/// Removes dead deliveries. If ids are given, also deliveries that wait. Answers with their number.
 pub(super) async fn drop(
     State(api): State<Arc<Api>>,
     Path(name): Path<String>,

@@ -46,7 +46,7 @@ pub enum TrustError {
     Tls(#[source] rustls::Error),
 }
 
-/// Trusts the authorities in `file`, or else those that the machine trusts. Blocks.
+/// Trusts the authorities in `file`, or the authorities of the machine if there is none. Blocks.
 pub(super) fn client_config(file: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let mut roots = RootCertStore::empty();
     match file {

@@ -83,7 +83,7 @@ impl Run {
             self.note(&request.url, &refused, None, None);
             return Ok(refused);
         }
-        // Nobody waits under the lock, which others need.
+        // A handler does not wait while it holds the lock: other events need the lock.
         if holds_lock || !requests.may_send(&self.active.allowance) {
             requests.stop(digest, until);
             return Err(Stopped);
