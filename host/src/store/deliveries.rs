@@ -2,12 +2,12 @@
 //! of one after an attempt, and the result that a plugin gets as the event of a timer. Handlers add
 //! deliveries by their commits ([`delivery_rows`](super::delivery_rows)).
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sockhop_core::delivery::{End, result_data};
 use sockhop_core::outbound::Request;
 
 use super::connection::{integer, natural};
-use super::delivery_rows::request;
+use super::delivery_rows::{mark_first, request};
 use super::rows::{Rows, Which};
 use super::timer_rows::set_result;
 use super::totals::Totals;
@@ -90,39 +90,43 @@ impl Store {
             return Ok(DueDeliveries::default());
         }
         let (now, latest) = (integer(now), integer(latest));
-        let [of_each, limit] =
-            [of_each_origin, MAX_DUE].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         self.read_rows(|reader| {
-            // SQLite takes the other columns from the row with the lowest id.
+            let mut found = DueDeliveries::default();
             let mut due = reader.prepare_cached(
-                "WITH first AS (
-                     SELECT min(id) AS id, origin, next FROM deliveries
-                     WHERE died IS NULL GROUP BY key
-                 ), due AS (
-                     SELECT id, row_number() OVER (PARTITION BY origin ORDER BY next, id) AS place
-                     FROM first WHERE next <= ?1 OR next > ?2
-                 )
-                 SELECT d.id, d.delivery, d.key, d.origin, d.attempts
-                 FROM due JOIN deliveries AS d ON d.id = due.id
-                 WHERE due.place <= ?3 ORDER BY d.next, d.id LIMIT ?4",
+                "SELECT id, delivery, key, origin, attempts, next FROM deliveries
+                 WHERE first = 1 AND origin = ?1 AND next > ?2 AND next <= ?3
+                 ORDER BY next, id LIMIT ?4",
             )?;
-            let due = due.query_map(params![now, latest, of_each, limit], |row| {
-                Ok(DueDelivery {
-                    id: row.get(0)?,
-                    delivery: row.get(1)?,
-                    key: row.get(2)?,
-                    origin: row.get(3)?,
-                    attempts: row.get(4)?,
-                })
-            })?;
-            let due = due.collect::<Result<_, _>>()?;
             let mut next = reader.prepare_cached(
-                "SELECT min(next) FROM (
-                     SELECT min(id), next FROM deliveries WHERE died IS NULL GROUP BY key
-                 ) WHERE next > ?1",
+                "SELECT min(next) FROM deliveries WHERE first = 1 AND origin = ?1 AND next > ?2",
             )?;
-            let next: Option<i64> = next.query_row([now], |row| row.get(0))?;
-            Ok(DueDeliveries { due, next: next.map(natural) })
+            let mut due_at = Vec::new();
+            for origin in origins(reader)? {
+                let mut space = of_each_origin.min(MAX_DUE.saturating_sub(due_at.len()));
+                for (after, until) in [(-1, now), (latest, i64::MAX)] {
+                    let limit = i64::try_from(space).unwrap_or(i64::MAX);
+                    let rows = due.query_map(params![origin, after, until, limit], |row| {
+                        let due = DueDelivery {
+                            id: row.get(0)?,
+                            delivery: row.get(1)?,
+                            key: row.get(2)?,
+                            origin: row.get(3)?,
+                            attempts: row.get(4)?,
+                        };
+                        Ok((row.get::<_, i64>(5)?, due))
+                    })?;
+                    for row in rows {
+                        due_at.push(row?);
+                        space = space.saturating_sub(1);
+                    }
+                }
+                let next: Option<i64> = next.query_row(params![origin, now], |row| row.get(0))?;
+                let next = next.map(natural);
+                found.next = found.next.into_iter().chain(next).min();
+            }
+            due_at.sort_by_key(|(next, due)| (*next, due.id));
+            found.due = due_at.into_iter().map(|(_, due)| due).collect();
+            Ok(found)
         })
     }
 
@@ -186,6 +190,7 @@ impl Store {
                     totals.dead_deliveries += 1;
                 }
             }
+            mark_first(transaction, &key)?;
             if let Some(timer) = result {
                 let data = result_data(&delivery, &key, attempt, &shortened(end));
                 set_result(transaction, totals, &timer, &delivery, now, &data)?;
@@ -244,18 +249,21 @@ impl Store {
     pub(crate) fn retry_deliveries(&self, which: &Which, now: u64) -> Result<usize, CommitError> {
         self.change_in_batches(Rows::Deliveries, which, |transaction, totals, id| {
             let mut row = transaction.prepare_cached(
-                "SELECT died IS NOT NULL FROM deliveries
+                "SELECT key, died IS NOT NULL FROM deliveries
                  WHERE id = ?1 AND (died IS NOT NULL OR next > ?2)",
             )?;
-            let is_dead: Option<bool> =
-                row.query_row(params![id, integer(now)], |row| row.get(0)).optional()?;
-            let Some(is_dead) = is_dead else { return Ok(0) };
+            let found: Option<(String, bool)> = row
+                .query_row(params![id, integer(now)], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((key, is_dead)) = found else { return Ok(0) };
             totals.dead_deliveries = totals.dead_deliveries.saturating_sub(u64::from(is_dead));
             transaction
                 .prepare_cached(
                     "UPDATE deliveries SET died = NULL, attempts = 0, next = ?2 WHERE id = ?1",
                 )?
-                .execute(params![id, integer(now)])
+                .execute(params![id, integer(now)])?;
+            mark_first(transaction, &key)?;
+            Ok(1)
         })
     }
 
@@ -268,12 +276,14 @@ impl Store {
         self.change_in_batches(Rows::Deliveries, which, |transaction, totals, id| {
             let found = transaction
                 .prepare_cached(
-                    "DELETE FROM deliveries WHERE id = ?1 RETURNING bytes, died IS NOT NULL",
+                    "DELETE FROM deliveries WHERE id = ?1 RETURNING bytes, died IS NOT NULL, key",
                 )?
-                .query_row([id], |row| Ok((natural(row.get(0)?), row.get::<_, bool>(1)?)))
+                .query_row([id], |row| Ok((natural(row.get(0)?), row.get(1)?, row.get(2)?)))
                 .optional()?;
-            let Some((bytes, is_dead)) = found else { return Ok(0) };
+            let Some((bytes, is_dead, key)) = found else { return Ok(0) };
+            let key: String = key;
             totals.remove_delivery(bytes, is_dead);
+            mark_first(transaction, &key)?;
             Ok(1)
         })
     }
@@ -285,6 +295,21 @@ impl Totals {
         self.deliveries = self.deliveries.saturating_sub(1);
         self.dead_deliveries = self.dead_deliveries.saturating_sub(u64::from(is_dead));
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Returns the origins of the deliveries that can be sent, by one search of the index for each.
+fn origins(reader: &Connection) -> Result<Vec<String>, rusqlite::Error> {
+    let mut following = reader.prepare_cached(
+        "SELECT origin FROM deliveries WHERE first = 1 AND origin > ?1 ORDER BY origin LIMIT 1",
+    )?;
+    let mut origins: Vec<String> = Vec::new();
+    loop {
+        let last = origins.last().map_or("", String::as_str);
+        match following.query_row([last], |row| row.get(0)).optional()? {
+            Some(origin) => origins.push(origin),
+            None => return Ok(origins),
+        }
     }
 }
 
@@ -301,7 +326,8 @@ fn record_failure(
     let (next, died) = (integer(next), died.map(integer));
     transaction
         .prepare_cached(
-            "UPDATE deliveries SET attempts = ?2, next = ?3, died = ?4, status = ?5, error = ?6
+            "UPDATE deliveries SET attempts = ?2, next = ?3, died = ?4, status = ?5, error = ?6,
+                                   first = first AND ?4 IS NULL
              WHERE id = ?1",
         )?
         .execute(params![id, attempt, next, died, status, reason])

@@ -70,8 +70,10 @@ pub(super) fn write(
         transaction
             .prepare_cached(
                 "INSERT INTO deliveries
-                 (delivery, key, origin, created, next, bytes, result, method, url, headers, body)
-                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 (delivery, key, origin, created, next, bytes, result, method, url, headers, body,
+                  first)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NOT EXISTS
+                         (SELECT 1 FROM deliveries WHERE key = ?2 AND died IS NULL))",
             )?
             .execute(params![
                 id,
@@ -85,6 +87,24 @@ pub(super) fn write(
                 lines(headers),
                 body
             ])?;
+    }
+    Ok(())
+}
+
+/// Marks the first one of the deliveries of `key` that wait. Call this after another of this key was
+/// removed, or waits again: no other than the two with the lowest ids can have a wrong mark.
+pub(super) fn mark_first(transaction: &Transaction<'_>, key: &str) -> Result<(), rusqlite::Error> {
+    let mut waiting = transaction.prepare_cached(
+        "SELECT id, first FROM deliveries WHERE key = ?1 AND died IS NULL ORDER BY id LIMIT 2",
+    )?;
+    let waiting = waiting.query_map([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let waiting: Vec<(i64, bool)> = waiting.collect::<Result<_, _>>()?;
+    for (place, (id, is_first)) in waiting.into_iter().enumerate() {
+        if is_first != (place == 0) {
+            transaction
+                .prepare_cached("UPDATE deliveries SET first = ?2 WHERE id = ?1")?
+                .execute(params![id, place == 0])?;
+        }
     }
     Ok(())
 }

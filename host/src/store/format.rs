@@ -14,7 +14,10 @@ pub(super) const FIRST_FORMAT: u32 = 1;
 pub(super) const TIMER_FORMAT: u32 = 2;
 
 /// The format with [`DELIVERY_TABLES`]. A host that does not know it would never send them.
-pub(super) const DELIVERY_FORMAT: u32 = 3;
+pub(super) const DELIVERY_FORMAT: u32 = 4;
+
+/// A format of development builds: as [`DELIVERY_FORMAT`], but its deliveries have no `first`.
+pub(super) const UNORDERED_FORMAT: u32 = 3;
 
 /// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
 /// over a quarter of a page takes another page.
@@ -41,18 +44,30 @@ pub(super) const TIMER_TABLES: &str = "
     CREATE INDEX timers_next ON timers (name, next, id) WHERE died IS NULL;
     CREATE INDEX timers_dead ON timers (id) WHERE died IS NOT NULL;";
 
-/// The deliveries of a plugin. `delivery` is the id that the receiver gets. `next` is the time of
+/// The deliveries of a plugin. `delivery` is the id that the receiver gets. `first` is 1 for the one
+/// with the lowest id of those of a key that wait: only this one can be sent. `next` is the time of
 /// the next attempt. `died` is set for one that is sent no more. `status` and `error` are those of
 /// the last attempt. `bytes` is what the delivery counts against the quota. An id is never used
-/// again: ids are the order of deliveries. `headers` has one line for each header. The first index
-/// has all that is needed to find the next delivery of each key.
+/// again: ids are the order of deliveries. `headers` has one line for each header.
 pub(super) const DELIVERY_TABLES: &str = "
     CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, delivery TEXT NOT NULL, \
                                           key TEXT NOT NULL, origin TEXT NOT NULL, \
-                                          created INTEGER NOT NULL, next INTEGER NOT NULL, \
+                                          created INTEGER NOT NULL, \
+                                          first INTEGER NOT NULL DEFAULT 0, \
+                                          next INTEGER NOT NULL, \
                                           attempts INTEGER NOT NULL DEFAULT 0, died INTEGER, \
                                           bytes INTEGER NOT NULL, status INTEGER, error TEXT, \
                                           result TEXT, method TEXT NOT NULL, url TEXT NOT NULL, \
                                           headers BLOB NOT NULL, body BLOB NOT NULL) STRICT;
-    CREATE INDEX deliveries_waiting ON deliveries (key, origin, next) WHERE died IS NULL;
+    CREATE INDEX deliveries_first ON deliveries (origin, next, id) WHERE first = 1;
+    CREATE INDEX deliveries_waiting ON deliveries (key, id) WHERE died IS NULL;
     CREATE INDEX deliveries_dead ON deliveries (id) WHERE died IS NOT NULL;";
+
+/// Brings the table of deliveries from [`UNORDERED_FORMAT`] to [`DELIVERY_FORMAT`].
+pub(super) const ORDER_DELIVERIES: &str = "
+    ALTER TABLE deliveries ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX deliveries_waiting;
+    CREATE INDEX deliveries_first ON deliveries (origin, next, id) WHERE first = 1;
+    CREATE INDEX deliveries_waiting ON deliveries (key, id) WHERE died IS NULL;
+    UPDATE deliveries SET first = 1
+        WHERE id IN (SELECT min(id) FROM deliveries WHERE died IS NULL GROUP BY key);";

@@ -17,7 +17,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::connection::{checkpoint, connect, integer, meta, natural};
-use super::format::{APPLICATION_ID, FIRST_FORMAT, FORMAT, TABLES};
+use super::format::{
+    APPLICATION_ID, DELIVERY_FORMAT, FIRST_FORMAT, FORMAT, ORDER_DELIVERIES, TABLES,
+    UNORDERED_FORMAT,
+};
 use super::manifest::{Manifest, ManifestRecord, StoreFaultKind, boot};
 use super::wal::Wal;
 use super::{StoreError, StoreLimits};
@@ -212,7 +215,8 @@ pub(super) fn open_known(
     Ok(writer)
 }
 
-/// Creates the tables in an empty file, and checks that any other file is a store.
+/// Creates the tables in an empty file, and checks that any other file is a store. Brings the tables
+/// of an older format up to date where this host needs it.
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, format) = (read("application_id")?, read("user_version")?);
@@ -236,6 +240,12 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", FIRST_FORMAT)?;
+        transaction.commit()?;
+    }
+    if format == i64::from(UNORDERED_FORMAT) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(ORDER_DELIVERIES)?;
+        transaction.pragma_update(None, "user_version", DELIVERY_FORMAT)?;
         transaction.commit()?;
     }
     Ok(())

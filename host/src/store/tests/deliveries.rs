@@ -98,6 +98,9 @@ fn check(dir: &TempDir, store: &Store) {
     let dead = one("SELECT count(*) FROM deliveries WHERE died IS NOT NULL");
     assert_eq!(dead, store.delivery_counts().dead);
     assert_eq!(one("SELECT count(*) FROM timers"), store.timer_count());
+    let wrongly_marked = "SELECT count(*) FROM deliveries WHERE first != (id IN \
+         (SELECT min(id) FROM deliveries WHERE died IS NULL GROUP BY key))";
+    assert_eq!(one(wrongly_marked), 0);
     let bytes = one("SELECT coalesce(sum(bytes), 0) FROM timers")
         + one("SELECT coalesce(sum(bytes), 0) FROM deliveries")
         + one("SELECT coalesce(sum(length(key) + length(value) + 32), 0) FROM entries");
@@ -150,7 +153,7 @@ fn a_file_has_the_newest_format_only_after_its_plugin_has_asked_for_a_delivery()
     store.commit(&view.into_changes()).unwrap();
     assert_eq!(format(), 2);
     deliver(&store, vec![new("k", "one", 10)]);
-    assert_eq!((format(), counts(&store)), (3, (1, 0)));
+    assert_eq!((format(), counts(&store)), (4, (1, 0)));
     // Without timers before, a file gets both tables at once.
     let (_dir, store) = fresh();
     deliver(&store, vec![with_result("k", "one", 10)]);
@@ -220,6 +223,35 @@ fn one_delivery_of_a_key_is_due_at_a_time_and_a_dead_one_lets_the_next_pass() {
     assert_eq!((ids(&store, 700), counts(&store)), (vec!["three".to_owned()], (1, 0)));
     assert_eq!(store.delivery_request(again.id).unwrap(), None);
     check(&dir, &store);
+}
+
+#[test]
+fn deliveries_of_a_development_build_keep_their_order() {
+    let (dir, store) = fresh();
+    let keys = ["k", "k", "other", "k", "dead"];
+    let all = keys.iter().zip(["one", "two", "three", "four", "five"]);
+    deliver(&store, all.map(|(key, id)| new(key, id, 10)).collect());
+    let five = due(&store, 10).into_iter().find(|due| due.delivery == "five").unwrap();
+    store.delivery_attempted(five.id, 1, 10, &dead()).unwrap();
+    drop(store);
+    let connection = Connection::open(dir.path().join("state.db")).unwrap();
+    let back = "DROP INDEX deliveries_first; DROP INDEX deliveries_waiting;
+                ALTER TABLE deliveries DROP COLUMN first;
+                CREATE INDEX deliveries_waiting ON deliveries (key, origin, next) WHERE died IS NULL;
+                PRAGMA user_version = 3;";
+    connection.execute_batch(back).unwrap();
+    connection.close().unwrap();
+
+    let store = open(&dir, StoreLimits::default());
+    check(&dir, &store);
+    assert_eq!(
+        (ids(&store, 10), counts(&store)),
+        (vec!["one".to_owned(), "three".to_owned()], (4, 1))
+    );
+    attempt(&store, 10, &delivered());
+    assert_eq!(ids(&store, 10), ["two", "three"]);
+    drop(store);
+    check(&dir, &open(&dir, StoreLimits::default()));
 }
 
 #[test]
