@@ -39,7 +39,7 @@ use crate::rejection::Refusal;
 use client::ReadBody;
 use memory::ResponseMemory;
 use origin::Target;
-use resolve::{MAX_LOOKUPS, Resolver};
+use resolve::{MAX_LOOKUPS, Purpose, Resolver};
 use secrets::Secrets;
 
 pub(crate) use memory::KeptResponse;
@@ -243,7 +243,8 @@ impl Outbound {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<KeptResponse, SendError> {
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
-        let (plugin, exchanges) = (Arc::clone(plugin), Arc::clone(&self.exchanges));
+        let purpose = if permit.is_some() { Purpose::Delivery } else { Purpose::Event };
+        let (asker, exchanges) = ((Arc::clone(plugin), purpose), Arc::clone(&self.exchanges));
         let memory = self.memory.reserve();
         let sent = async move {
             // Given in the order of the calls, and held until the connection is closed.
@@ -252,7 +253,7 @@ impl Outbound {
                 Some(permit) => permit,
                 None => free.await.ok().and_then(Result::ok).ok_or(SendError::Busy)?,
             };
-            let (resolver, body) = ((&resolver, &plugin), (body, memory));
+            let (resolver, body) = ((&resolver, &asker), (body, memory));
             let exchange = client::exchange(resolver, tls, target, request, body, deadline);
             let ended = tokio::time::timeout_at(deadline.into(), exchange).await;
             ended.unwrap_or(Err(SendError::Timeout))

@@ -898,7 +898,7 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
 #[cfg(unix)]
 #[test]
 fn requests_of_plugins_have_file_descriptors_only_if_a_plugin_lists_an_origin() {
-    const LOOKUPS: usize = 16;
+    const LOOKUPS: usize = 24;
     /// Half as many as the requests of handlers.
     const DELIVERIES: usize = 50;
     let plugins = directory_of(&[]);

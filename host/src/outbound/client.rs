@@ -24,7 +24,7 @@ use super::address::Place;
 use super::body;
 use super::memory::{KeptResponse, Reserved};
 use super::origin::Target;
-use super::resolve::{MAX_ADDRESSES, Resolver};
+use super::resolve::{Asker, MAX_ADDRESSES, Resolver};
 
 /// Bytes of the head of a response, and of the buffer of a connection.
 const MAX_HEAD: usize = 64 << 10;
@@ -45,7 +45,7 @@ pub(super) enum ReadBody {
 /// Sends `request` to `target`. The caller limits the time by `deadline`, which is shared by all
 /// steps. `memory` counts what is read. If the future is dropped, the connection is closed.
 pub(super) async fn exchange(
-    (resolver, plugin): (&Arc<Resolver>, &Arc<str>),
+    (resolver, asker): (&Arc<Resolver>, &Asker),
     tls: Option<Arc<ClientConfig>>,
     target: Target,
     request: Request,
@@ -53,7 +53,7 @@ pub(super) async fn exchange(
     deadline: Instant,
 ) -> Result<KeptResponse, SendError> {
     let request = prepare(&target, request)?;
-    let addresses = addresses(resolver, plugin, &target).await?;
+    let addresses = addresses(resolver, asker, &target).await?;
     let stream = connect(&addresses, target.port, deadline).await?;
     if !target.has_tls {
         return talk(stream, request, body, memory).await;
@@ -79,7 +79,7 @@ pub(super) async fn exchange(
 /// `NotAllowed`: one of them is not. Then none is used: which one a client takes is chance.
 async fn addresses(
     resolver: &Arc<Resolver>,
-    plugin: &Arc<str>,
+    asker: &Asker,
     target: &Target,
 ) -> Result<Vec<IpAddr>, SendError> {
     let name = match &target.host {
@@ -88,7 +88,7 @@ async fn addresses(
         Host::Ipv6(v6) => return Ok(vec![(*v6).into()]),
         Host::Domain(name) => name,
     };
-    let found = resolver.resolve(plugin, name).await?;
+    let found = resolver.resolve(asker, name).await?;
     check(name, &found, target.is_private)?;
     Ok(found.iter().copied().take(MAX_ADDRESSES).collect())
 }

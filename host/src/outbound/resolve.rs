@@ -1,8 +1,9 @@
 //! Resolves names, as the system does: with its hosts file, its search list and its cache.
 //!
 //! The system's resolver blocks a thread, which no timeout frees. So at most [`MAX_LOOKUPS`] run at
-//! once, and at most [`LOOKUPS_OF_PLUGIN`] for one plugin. Requests that need a name whose lookup
-//! has just begun wait for the same result. Names are those that operators list.
+//! once. Each plugin has a share of them, and deliveries have shares of their own: an attempt that
+//! no client waits for does not delay a handler. Requests that need a name whose lookup has just
+//! begun wait for the same result. Names are those that operators list.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,12 +15,35 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::SendError;
 
-/// Maximum number of lookups at once, and so of blocked threads: a few names whose servers do not
-/// answer leave threads for the others.
-pub(super) const MAX_LOOKUPS: usize = 16;
+/// Maximum number of lookups at once, and so of blocked threads.
+pub(super) const MAX_LOOKUPS: usize = Purpose::Event.most() + Purpose::Delivery.most();
 
-/// The share of one plugin: the names of four plugins must fail before others wait.
-const LOOKUPS_OF_PLUGIN: usize = 4;
+/// What a name is looked up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// The request of a handler.
+    Event,
+    /// An attempt to send a delivery.
+    Delivery,
+}
+
+impl Purpose {
+    /// Maximum number of lookups at once, of all plugins.
+    const fn most(self) -> usize {
+        match self {
+            Self::Event => 16,
+            Self::Delivery => 8,
+        }
+    }
+
+    /// The share of one plugin: the names of four plugins must fail before others wait.
+    const fn share(self) -> usize {
+        self.most() / 4
+    }
+}
+
+/// The plugin that needs a name, and for what.
+pub(super) type Asker = (Arc<str>, Purpose);
 
 /// How long requests join a lookup that runs. It is the time after which most systems ask another
 /// server. A later request begins a lookup of its own, so that one lost answer does not delay it.
@@ -39,9 +63,10 @@ pub(super) struct Resolver {
     look_up: LookUp,
     join_for: Duration,
     running: Mutex<HashMap<String, Running>>,
-    permits: Arc<Semaphore>,
-    /// The permits of plugins that look names up, by their names.
-    shares: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+    events: Arc<Semaphore>,
+    deliveries: Arc<Semaphore>,
+    /// The permits of those plugins that look names up.
+    shares: Mutex<HashMap<Asker, Weak<Semaphore>>>,
 }
 
 /// The newest lookup of a name.
@@ -58,25 +83,26 @@ impl Default for Resolver {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("permits", &self.permits).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("events", &self.events).finish_non_exhaustive()
     }
 }
 
 impl Resolver {
     /// A resolver that asks `look_up` for each name.
     pub(super) fn new(look_up: LookUp) -> Self {
-        let permits = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        let permits = |purpose: Purpose| Arc::new(Semaphore::new(purpose.most()));
+        let (events, deliveries) = (permits(Purpose::Event), permits(Purpose::Delivery));
         let (running, shares) = (Mutex::default(), Mutex::default());
-        Self { look_up, join_for: JOIN_FOR, running, permits, shares }
+        Self { look_up, join_for: JOIN_FOR, running, events, deliveries, shares }
     }
 
-    /// Returns the addresses of a name, which `plugin` needs. The caller limits the time.
+    /// Returns the addresses of a name. The caller limits the time.
     ///
     /// # Errors
     /// `Unreachable`: the name has no address, or its servers do not answer.
     pub(super) async fn resolve(
         self: &Arc<Self>,
-        plugin: &Arc<str>,
+        asker: &Asker,
         name: &str,
     ) -> Result<Arc<[IpAddr]>, SendError> {
         let mut lookup = match self.join(name) {
@@ -84,8 +110,12 @@ impl Resolver {
             None => {
                 // The permits are never closed. A plugin waits for its own share first, so that it
                 // takes no permit that it can't use.
-                let share = self.share(plugin).acquire_owned().await.ok();
-                let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+                let share = self.share(asker).acquire_owned().await.ok();
+                let all = match asker.1 {
+                    Purpose::Event => &self.events,
+                    Purpose::Delivery => &self.deliveries,
+                };
+                let permit = Arc::clone(all).acquire_owned().await.ok();
                 self.begin(name, [share, permit])
             }
         };
@@ -101,14 +131,14 @@ impl Resolver {
     }
 
     /// The permits of a plugin. They exist as long as it uses one or waits for one.
-    fn share(&self, plugin: &Arc<str>) -> Arc<Semaphore> {
+    fn share(&self, asker: &Asker) -> Arc<Semaphore> {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|_, share| share.strong_count() > 0);
-        if let Some(share) = shares.get(plugin).and_then(Weak::upgrade) {
+        if let Some(share) = shares.get(asker).and_then(Weak::upgrade) {
             return share;
         }
-        let share = Arc::new(Semaphore::new(LOOKUPS_OF_PLUGIN));
-        shares.insert(Arc::clone(plugin), Arc::downgrade(&share));
+        let share = Arc::new(Semaphore::new(asker.1.share()));
+        shares.insert(asker.clone(), Arc::downgrade(&share));
         share
     }
 
@@ -269,8 +299,11 @@ mod tests {
         (Arc::new(Resolver::new(Arc::new(look_up))), Opens(gate))
     }
 
-    fn plugin(name: &str) -> Arc<str> {
-        Arc::from(name)
+    /// Lookups of one plugin for its events.
+    const LOOKUPS_OF_PLUGIN: usize = Purpose::Event.share();
+
+    fn plugin(name: &str) -> Asker {
+        (Arc::from(name), Purpose::Event)
     }
 
     #[tokio::test]
@@ -308,7 +341,27 @@ mod tests {
         }
         // The share of a plugin that looks nothing up is dropped.
         assert!(resolver.resolve(&plugin("c"), "api.example.com").await.is_ok());
-        assert!(!resolver.shares.lock().unwrap().contains_key("a"));
+        assert!(!resolver.shares.lock().unwrap().contains_key(&plugin("a")));
+    }
+
+    #[tokio::test]
+    async fn the_dead_names_of_deliveries_do_not_stop_the_lookups_of_handlers() {
+        let (resolver, gate) = blocking();
+        // Of more plugins than have a share.
+        let waiting = (0..2 * MAX_LOOKUPS).map(|number| {
+            let (resolver, asker) = (Arc::clone(&resolver), plugin(&(number % 8).to_string()));
+            let (asker, name) = ((asker.0, Purpose::Delivery), format!("dead{number}.test"));
+            TaskTracker::new().spawn(async move { resolver.resolve(&asker, &name).await })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        gate.0.until(Purpose::Delivery.most()).await;
+        let found = resolver.resolve(&plugin("0"), "api.example.com").await;
+        assert_eq!(found.unwrap().as_ref(), [ADDRESS]);
+        assert_eq!(gate.0.dead.load(Ordering::SeqCst), Purpose::Delivery.most());
+        gate.0.open();
+        for found in waiting {
+            assert!(found.await.unwrap().is_ok());
+        }
     }
 
     #[tokio::test]
