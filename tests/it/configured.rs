@@ -87,6 +87,30 @@ async fn settings_that_a_plugin_refuses_change_nothing_that_it_serves() {
     greets(&host.client().await, "hello", "Hi").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_can_not_register_again_now_is_tried_again() {
+    let host = TestHost::with(&[guest("configured")], configure).await;
+    let client = host.client().await;
+    let digest = host.row("configured").await["digest"].as_str().expect("a digest").to_owned();
+    // It registers again from the copy that the host keeps.
+    let copy = host.data().join("plugins").join(format!("{digest}.wasm"));
+    std::fs::remove_file(&copy).expect("a file");
+    std::fs::create_dir(&copy).expect("a directory");
+    reload(&host, "event = \"bye\"").await;
+    let (_, row) = host.http("/api/plugins/configured", None).await;
+    assert!(reason(&row).contains("the kept version"), "{row:#}");
+    assert_eq!(row["retried"], json!(true));
+    greets(&client, "hello", "Hi").await;
+    std::fs::remove_dir(&copy).expect("a directory");
+    eventually("it has registered again", async || {
+        // The scan makes the copy from the file of the plugin.
+        host.monitor.request_scan();
+        (client.ask("bye", json!("Ada")).await == json!(["", "Ada"])).then_some(())
+    })
+    .await;
+    assert_eq!(host.row("configured").await["last_error"], json!(null));
+}
+
 /// Only what the plugin has declared depends on the settings before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_removed_is_not_kept_by_settings_that_a_plugin_refuses() {

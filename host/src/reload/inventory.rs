@@ -1,6 +1,6 @@
 //! The versions that the host has: those in memory, those on the disk, and those being loaded.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub(super) struct Inventory {
     /// The versions that serve as they were declared under earlier settings, while they are loaded
     /// once more.
     outdated: HashSet<Digest>,
+    /// Those whose load has failed for a reason that may pass, with the names of their plugins.
+    delayed: HashMap<Digest, String>,
 }
 
 impl Inventory {
@@ -35,8 +37,8 @@ impl Inventory {
     pub(super) fn new(loader: Arc<Loader>, blobs: BlobStore, metrics: Arc<Metrics>) -> Self {
         let (versions, blobs) = (Versions::default(), Arc::new(blobs));
         let loads = LoadQueue::new(Arc::clone(&loader), Arc::clone(&blobs));
-        let outdated = HashSet::new();
-        Self { versions, blobs, loads, loader, metrics, on_disk: None, outdated }
+        let (outdated, delayed) = (HashSet::new(), HashMap::new());
+        Self { versions, blobs, loads, loader, metrics, on_disk: None, outdated, delayed }
     }
 
     /// Lets compilations that start from now on yield to events.
@@ -66,11 +68,23 @@ impl Inventory {
             before,
         );
         self.outdated.clear();
+        self.delayed.clear();
         for (name, digest) in outdated {
             self.load_kept(&name, &digest);
             self.outdated.insert(digest);
         }
         self.versions.retry_failed();
+    }
+
+    /// Lets versions be tried again that could not be loaded for a reason that may have passed.
+    pub(super) fn retry_unavailable(&mut self) {
+        self.versions.retry_unavailable();
+        for (digest, name) in std::mem::take(&mut self.delayed) {
+            if self.versions.waits_for_successor(&digest) {
+                self.load_kept(&name, &digest);
+                self.delayed.insert(digest, name);
+            }
+        }
     }
 
     /// Makes a loaded version ready and returns it, after its successor under the settings in force
@@ -122,6 +136,7 @@ impl Inventory {
                 } else {
                     self.versions.loaded(active);
                     self.outdated.remove(&digest);
+                    self.delayed.remove(&digest);
                 }
                 Ok((name, digest))
             }
@@ -153,12 +168,15 @@ impl Inventory {
                     "a kept version can't be loaded"
                 );
                 // A version that serves as it was declared under earlier settings keeps serving.
-                // It is loaded again under the next settings, not before.
-                let is_outdated = self.outdated.remove(digest);
-                let is_invalid = is_invalid && !self.versions.is_loaded(digest);
-                let mut error = failure.as_last_error();
-                error.is_retried &= !is_outdated;
-                slots.record_failure(name, error, is_invalid);
+                // One that refuses its settings is loaded again under the next ones, not before.
+                if self.outdated.remove(digest) && !is_invalid {
+                    self.delayed.insert(digest.clone(), name.clone());
+                }
+                if is_invalid {
+                    self.delayed.remove(digest);
+                }
+                let never_serves = is_invalid && !self.versions.is_loaded(digest);
+                slots.record_failure(name, failure.as_last_error(), never_serves);
                 self.versions.unavailable(digest.clone(), failure.clone());
             }
         }

@@ -98,19 +98,19 @@ impl LoadQueue {
         let (name, digest) = (name.to_owned(), digest.clone());
         self.start(job, async move {
             let (source, _permit) = read(&loader, permits, file, name.clone()).await;
-            let is_not = |reason: &str| LoadFailure {
+            let failure = |reason: &str, retry| LoadFailure {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
                 reason: format!("the kept version {reason}"),
-                retry: Retry::Never,
+                retry,
             };
-            let source = source.map_err(|failure| is_not(&failure.reason))?;
+            let source = source.map_err(|error| failure(&error.reason, error.retry))?;
             if source.digest != digest {
-                return Err(is_not("is damaged"));
+                return Err(failure("is damaged", Retry::Never));
             }
             let active = loader.load(source, &name).await?;
             if active.code.name() != name {
-                Err(is_not("has another name"))
+                Err(failure("has another name", Retry::Never))
             } else {
                 Ok(Loaded::New(active))
             }

@@ -102,7 +102,7 @@ impl Publisher {
     /// of serving versions that have no copy on the disk: they are loaded again, so that a copy is
     /// made.
     pub(super) fn on_scan(&mut self) -> Vec<PathBuf> {
-        self.inventory.versions.retry_unavailable();
+        self.inventory.retry_unavailable();
         let serving = self.slots.present().map(|(_, slot)| slot);
         let serving = serving.filter(|slot| slot.serving.as_ref() == Some(&slot.in_file));
         let not_kept = serving.filter(|slot| !self.inventory.blobs.contains(&slot.in_file));

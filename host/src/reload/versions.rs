@@ -216,6 +216,12 @@ impl Versions {
         })
     }
 
+    /// Whether the version serves as it was declared under earlier settings, and is not loaded under
+    /// those in force.
+    pub(super) fn waits_for_successor(&self, digest: &str) -> bool {
+        matches!(self.by_digest.get(digest), Some(VersionState::Outdated { next: None, .. }))
+    }
+
     /// Whether `active` is the successor of an outdated version, declared under other settings.
     pub(super) fn is_redeclared(&self, active: &Arc<ActivePlugin>) -> bool {
         matches!(self.by_digest.get(&active.code.digest),
