@@ -153,6 +153,11 @@ impl Generation {
         self.operator.rules.subjects().filter(|subject| !is_declared(subject)).collect()
     }
 
+    /// Returns the plugin of this name, or `None` if it does not serve.
+    pub fn plugin(&self, name: &str) -> Option<&Arc<ActivePlugin>> {
+        self.plugins.iter().find(|active| active.code.name() == name)
+    }
+
     /// Whether an operator has disabled the plugin.
     pub fn is_disabled(&self, plugin: &str) -> bool {
         self.disabled.contains(plugin)

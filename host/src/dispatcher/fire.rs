@@ -40,8 +40,7 @@ impl Dispatcher {
     /// Handles the event of a timer that is due, by the version of `plugin` that serves now.
     pub(crate) async fn fire(&self, plugin: &str, due: DueTimer) -> Fired {
         let generation = self.registry.snapshot();
-        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
-        else {
+        let Some(active) = generation.plugin(plugin) else {
             return Fired::NotServing(RETRY);
         };
         if generation.is_disabled(plugin) {

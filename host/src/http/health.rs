@@ -31,10 +31,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     let generation = api.registry.snapshot();
     let serves = |name: &String| {
         !generation.is_disabled(name)
-            && generation
-                .plugins
-                .iter()
-                .any(|active| active.code.name() == name && !active.health.is_open())
+            && generation.plugin(name).is_some_and(|active| !active.health.is_open())
     };
     let fails = |active: &Arc<ActivePlugin>| {
         active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage())

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use sockhop_core::request::pairs;
 
-use crate::registry::ActivePlugin;
 use crate::store::{CommitError, Store, StoreError, Which};
 
 use super::problem::Problem;
@@ -88,8 +87,7 @@ pub(super) async fn which(body: axum::body::Body) -> Result<Which, Problem> {
 /// The store of a plugin that serves.
 pub(super) fn store(api: &Api, name: &str) -> Result<Arc<Store>, Problem> {
     let generation = api.registry.snapshot();
-    let is_meant = |active: &&Arc<ActivePlugin>| active.code.name() == name;
-    let active = generation.plugins.iter().find(is_meant).ok_or_else(|| {
+    let active = generation.plugin(name).ok_or_else(|| {
         Problem::new(
             StatusCode::NOT_FOUND,
             "not_found",

@@ -16,7 +16,7 @@ pub(super) fn check(generation: &Generation, active: &ActivePlugin) -> Result<()
 /// Checks that no other plugin has the name.
 fn check_name(generation: &Generation, active: &ActivePlugin) -> Result<(), AdmitError> {
     let name = active.code.name();
-    if let Some(other) = generation.plugins.iter().find(|other| other.code.name() == name) {
+    if let Some(other) = generation.plugin(name) {
         return Err(AdmitError::NameTaken { name: name.to_owned(), file: other.code.file.clone() });
     }
     Ok(())

@@ -90,7 +90,7 @@ impl Dispatcher {
                 return;
             }
             let (mut backlogs, generation) = this.lock_updated_backlogs();
-            let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
+            let active = generation.plugin(&plugin);
             let Some(backlog) = of_task(&mut backlogs, &plugin) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
             if let Some(active) = active {
@@ -120,7 +120,7 @@ impl Dispatcher {
     /// Returns `None` if there is no event. The worker then ends.
     fn next_pending(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Pending, Option<Connections>)> {
         let generation = self.registry.snapshot();
-        let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
+        let active = generation.plugin(plugin);
         let mut backlogs = self.host_events.backlogs();
         let backlog = of_task(&mut backlogs, plugin)?;
         let max = active.map_or(1, |active| max_deliveries(active));
@@ -147,8 +147,7 @@ impl Dispatcher {
         connections: Option<Connections>,
     ) -> Delivery {
         let generation = self.registry.snapshot();
-        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
-        else {
+        let Some(active) = generation.plugin(plugin) else {
             // If the plugin's file comes back, the plugin must not have missed an event. If the
             // plugin is forgotten, its backlog is dropped with its events.
             return Delivery::NotServing(RETRY);
