@@ -52,9 +52,11 @@ use crate::socketio::Server;
 use crate::store::Answers;
 use crate::tls::Tls;
 
+use deliveries::Deliveries;
 use drain::Drain;
 use keys::Keys;
 use slots::ConnectionSlots;
+use timers::Timers;
 
 /// The shared state of all endpoints.
 pub(crate) struct Api {
@@ -112,12 +114,12 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
         .route("/api/plugins/{name}/forget", post(plugins::forget))
-        .route("/api/plugins/{name}/timers", get(timers::list))
-        .route("/api/plugins/{name}/timers/retry", post(timers::retry))
-        .route("/api/plugins/{name}/timers/drop", post(timers::drop))
-        .route("/api/plugins/{name}/deliveries", get(deliveries::list))
-        .route("/api/plugins/{name}/deliveries/retry", post(deliveries::retry))
-        .route("/api/plugins/{name}/deliveries/drop", post(deliveries::drop))
+        .route("/api/plugins/{name}/timers", get(rows::list::<Timers>))
+        .route("/api/plugins/{name}/timers/retry", post(rows::retry::<Timers>))
+        .route("/api/plugins/{name}/timers/drop", post(rows::drop::<Timers>))
+        .route("/api/plugins/{name}/deliveries", get(rows::list::<Deliveries>))
+        .route("/api/plugins/{name}/deliveries/retry", post(rows::retry::<Deliveries>))
+        .route("/api/plugins/{name}/deliveries/drop", post(rows::drop::<Deliveries>))
         .route("/api/drain", post(drain::drain))
         .route("/api/reload", post(reload::reload))
         .route("/api/reload/preview", post(reload::preview))

@@ -668,6 +668,11 @@ async fn connections_and_operators_are_logged_with_their_names() {
     })
     .await;
     assert_eq!(host.http("/api/plugins/lab/disable", Some(json!({}))).0, 200);
+    let all_dead = json!({"all_dead": true});
+    for path in ["timers/retry", "deliveries/drop"] {
+        let path = format!("/api/plugins/lab/{path}");
+        assert_eq!(host.http(&path, Some(all_dead.clone())).0, 200);
+    }
     let lines = stopped(host);
     let records = records(&lines);
     let of = |message: &str| {
@@ -704,6 +709,16 @@ async fn connections_and_operators_are_logged_with_their_names() {
         (&json!("host"), &json!("disable"), &json!("lab")),
         "{command}"
     );
+    for command in ["timers retry", "deliveries drop"] {
+        let logged = records.iter().map(|(_, fields)| fields);
+        let mut logged = logged.filter(|fields| fields["command"] == command);
+        let fields = logged.next().expect("a record");
+        assert_eq!(
+            (&fields["key"], &fields["plugin"], &fields["rows"]),
+            (&json!("host"), &json!("lab"), &json!(0)),
+            "{fields}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
