@@ -1,18 +1,122 @@
-//! What the commands for timers and for deliveries share: the arguments that name a plugin, and the
-//! table of a list.
+//! The commands for the rows that a plugin has: `sockhop timers` and `sockhop deliveries`. The
+//! modules of the two kinds have the texts and the columns that differ.
 
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Args;
-use serde_json::Value;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::client::HostArgs;
 use super::output;
 
+/// A kind of rows.
+pub(crate) trait Kind: Debug {
+    /// What the rows are called, also in the paths and in the answers of the host.
+    const NAME: &'static str;
+
+    /// The members of a row that are listed.
+    const COLUMNS: &'static [&'static str];
+
+    /// The help of `list`.
+    const LIST: &'static str;
+
+    /// The help of `list --dead`.
+    const DEAD: &'static str;
+
+    /// The help of `retry`.
+    const RETRY: &'static str;
+
+    /// The help of `drop`.
+    const DROP: &'static str;
+
+    /// The help of the ids that `retry` and `drop` take.
+    const IDS: &'static str;
+}
+
+/// The arguments of the commands for one kind of rows.
+#[derive(Debug, Args)]
+pub(crate) struct RowsArgs<K: Kind> {
+    #[command(subcommand)]
+    command: RowsCommand<K>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RowsCommand<K: Kind> {
+    #[command(about = K::LIST)]
+    List {
+        #[arg(long, help = K::DEAD)]
+        dead: bool,
+        #[arg(long, value_name = "ID", default_value_t = 0, help = after_help::<K>())]
+        after: i64,
+        #[arg(long, value_name = "N", default_value_t = 100,
+              value_parser = clap::value_parser!(u32).range(1..=1000),
+              help = format!("Maximum number of {}", K::NAME))]
+        limit: u32,
+        #[command(flatten)]
+        plugin: PluginArgs,
+    },
+    #[command(about = K::RETRY)]
+    Retry {
+        #[command(flatten)]
+        plugin: PluginArgs,
+        #[command(flatten)]
+        which: WhichArgs<K>,
+    },
+    #[command(about = K::DROP)]
+    Drop {
+        #[command(flatten)]
+        plugin: PluginArgs,
+        #[command(flatten)]
+        which: WhichArgs<K>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct WhichArgs<K: Kind> {
+    #[arg(help = K::IDS)]
+    ids: Vec<i64>,
+    #[arg(long, help = format!("All {} that are dead", K::NAME))]
+    all_dead: bool,
+    #[arg(skip)]
+    kind: PhantomData<K>,
+}
+
+fn after_help<K: Kind>() -> String {
+    format!("Lists only {} whose id follows this one, which the previous list has printed", K::NAME)
+}
+
+impl<K: Kind> RowsArgs<K> {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let kind = K::NAME;
+        let (plugin, path, body) = match self.command {
+            RowsCommand::List { dead, after, limit, plugin } => {
+                let path = format!("{kind}?dead={dead}&after={after}&limit={limit}");
+                (plugin, path, None)
+            }
+            RowsCommand::Retry { plugin, which } => {
+                (plugin, format!("{kind}/retry"), Some(which.body()))
+            }
+            RowsCommand::Drop { plugin, which } => {
+                (plugin, format!("{kind}/drop"), Some(which.body()))
+            }
+        };
+        plugin.run(&path, body.as_ref(), kind, K::COLUMNS)
+    }
+}
+
+impl<K: Kind> WhichArgs<K> {
+    fn body(self) -> Value {
+        if self.all_dead { json!({"all_dead": true}) } else { json!({"ids": self.ids}) }
+    }
+}
+
 /// The plugin, and how the host is reached.
 #[derive(Debug, Args)]
-pub(super) struct PluginArgs {
+struct PluginArgs {
     /// The plugin's name
     name: String,
     /// Prints JSON instead
@@ -25,7 +129,7 @@ pub(super) struct PluginArgs {
 impl PluginArgs {
     /// Asks the host at `path` below the plugin, and prints its answer: a table with these columns,
     /// or the number of rows of this `kind` that were changed.
-    pub(super) fn run(
+    fn run(
         self,
         path: &str,
         body: Option<&Value>,
