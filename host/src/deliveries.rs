@@ -4,22 +4,22 @@
 
 mod verdict;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sockhop_core::delivery::{End, MAX_DELAY};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::error_chain::ErrorChain;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::outbound::{DeliveryGrant, Outbound, Receipt, SendError};
-use crate::registry::{ActivePlugin, Registry};
+use crate::plugin_tasks::{PluginTasks, PluginWork};
+use crate::registry::Registry;
 use crate::store::{Attempted, CommitError, DueDeliveries, DueDelivery, Store, StoreError};
 use crate::wall_clock::WallClock;
 
@@ -45,17 +45,15 @@ pub(crate) struct Deliveries {
     outbound: Arc<Outbound>,
     clock: WallClock,
     metrics: Arc<Metrics>,
-    /// The plugins with a task.
-    served: Mutex<HashSet<String>>,
     /// No attempt begins any more.
     stopped: CancellationToken,
     /// Attempts that have begun end without a record. Deliveries are then sent again.
     aborted: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Arc<PluginTasks>,
 }
 
 /// What the task of one plugin knows.
-struct PluginDeliveries {
+pub(crate) struct PluginDeliveries {
     plugin: String,
     /// The attempts, which return the keys of their deliveries.
     running: JoinSet<String>,
@@ -84,21 +82,14 @@ impl Deliveries {
         clock: WallClock,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (served, tasks) = (Mutex::default(), TaskTracker::new());
         let (stopped, aborted) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { registry, outbound, clock, metrics, served, stopped, aborted, tasks })
+        let tasks = PluginTasks::new(Arc::clone(&registry), stopped.clone());
+        Arc::new(Self { registry, outbound, clock, metrics, stopped, aborted, tasks })
     }
 
     /// Sends deliveries from now on.
     pub(crate) fn start(self: &Arc<Self>) {
-        let this = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let mut changes = this.registry.changes();
-            this.serve_new_plugins();
-            while let Some(Ok(())) = this.stopped.run_until_cancelled(changes.changed()).await {
-                this.serve_new_plugins();
-            }
-        });
+        self.tasks.start(self);
     }
 
     /// Begins no more attempts, and waits a short time for the running attempts. An attempt that
@@ -107,46 +98,39 @@ impl Deliveries {
         self.stopped.cancel();
         // Also if this future is dropped: no attempt may be recorded after the stores are closed.
         let abort = self.aborted.clone().drop_guard();
-        self.tasks.close();
-        if timeout(LAST_ATTEMPTS, self.tasks.wait()).await.is_err() {
+        if timeout(LAST_ATTEMPTS, self.tasks.ended()).await.is_err() {
             drop(abort);
-            self.tasks.wait().await;
+            self.tasks.ended().await;
         }
     }
+}
 
-    /// The lock is held for one operation. A panic leaves the set consistent.
-    fn served(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+impl PluginWork for Deliveries {
+    const NAME: &'static str = "deliveries";
 
-    /// Starts a task for each plugin that serves and has none.
-    fn serve_new_plugins(self: &Arc<Self>) {
-        for active in &self.registry.snapshot().plugins {
-            let plugin = active.code.name();
-            if self.served().insert(plugin.to_owned()) {
-                let (this, plugin) = (Arc::clone(self), plugin.to_owned());
-                self.tasks.spawn(async move { this.serve(plugin).await });
-            }
-        }
-    }
+    type Task = PluginDeliveries;
 
-    /// Sends the deliveries of one plugin, until the plugin is gone.
-    async fn serve(self: Arc<Self>, plugin: String) {
-        let mut deliveries = PluginDeliveries {
+    fn begin(plugin: String) -> PluginDeliveries {
+        PluginDeliveries {
             plugin,
             running: JoinSet::new(),
             in_flight: HashMap::new(),
             paused_until: None,
             found: None,
-        };
+        }
+    }
+
+    /// Sends the deliveries of one plugin, until the plugin is gone.
+    async fn serve(self: &Arc<Self>, deliveries: &mut PluginDeliveries) {
         let mut changes = self.registry.changes();
         while !self.stopped.is_cancelled() {
-            let Some(active) = self.active(&deliveries.plugin) else { break };
+            let active = self.registry.snapshot().plugin(&deliveries.plugin).cloned();
+            let Some(active) = active else { break };
             let store = Arc::clone(&active.state.store);
             // Before the look, so that no change is missed.
             let mut changed = pin!(store.deliveries_notified());
             changed.as_mut().enable();
-            let next = self.look(&mut deliveries, &store, &active.allowance.deliveries).await;
+            let next = self.look(deliveries, &store, &active.allowance.deliveries).await;
             // A version that is replaced meanwhile is not kept.
             drop(active);
             tokio::select! {
@@ -158,21 +142,16 @@ impl Deliveries {
                 Some(ended) = deliveries.running.join_next() => deliveries.ended(ended.ok()),
             }
         }
+    }
+
+    async fn finish(&self, deliveries: &mut PluginDeliveries) {
         while let Some(ended) = deliveries.running.join_next().await {
             deliveries.ended(ended.ok());
         }
-        self.served().remove(&deliveries.plugin);
-        // The plugin may have come back after the last look.
-        if !self.stopped.is_cancelled() && self.active(&deliveries.plugin).is_some() {
-            self.serve_new_plugins();
-        }
     }
+}
 
-    fn active(&self, plugin: &str) -> Option<Arc<ActivePlugin>> {
-        let generation = self.registry.snapshot();
-        generation.plugins.iter().find(|active| active.code.name() == plugin).cloned()
-    }
-
+impl Deliveries {
     /// Begins to send the deliveries that are due, as many as may be sent at once. Returns the time
     /// until the next look, at the latest.
     async fn look(

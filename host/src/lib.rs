@@ -34,6 +34,7 @@
 //! | [`contract`] | what is promised to clients now, as plain data | no I/O |
 //! | [`registry`] | the plugins, events and rooms that are served now | |
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
+//! | `plugin_tasks` | one task for each plugin that serves | |
 //! | `socket` | connections, mailboxes | |
 //! | `timers` | timers that are due | |
 //! | `deliveries` | requests that are sent after a commit | |
@@ -98,6 +99,8 @@ pub mod contract;
 pub mod registry;
 
 pub mod dispatcher;
+
+mod plugin_tasks;
 
 mod socket;
 

@@ -4,20 +4,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sockhop_core::timer::{MAX_DELAY, retry_delay};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::dispatcher::{Dispatcher, Fired, max_timers};
 use crate::error_chain::ErrorChain;
 use crate::event::FiredTimer;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::plugin_tasks::{PluginTasks, PluginWork};
 use crate::registry::{ActivePlugin, Generation, Registry};
 use crate::store::{Afterwards, CommitError, DueTimers, ScheduledTimer, Store, StoreError};
 
@@ -32,17 +32,15 @@ pub(crate) struct Timers {
     dispatcher: Arc<Dispatcher>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    /// The plugins with a task.
-    served: Mutex<HashSet<String>>,
     stopped: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Arc<PluginTasks>,
 }
 
 /// The name and the key of a timer.
 type Key = (String, String);
 
 /// What the task of one plugin knows.
-struct PluginTimers {
+pub(crate) struct PluginTimers {
     plugin: String,
     /// The version for which the schedules were set.
     scheduled: Weak<ActivePlugin>,
@@ -87,49 +85,30 @@ impl Timers {
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (served, stopped) = (Mutex::default(), CancellationToken::new());
-        let tasks = TaskTracker::new();
-        Arc::new(Self { dispatcher, registry, metrics, served, stopped, tasks })
+        let stopped = CancellationToken::new();
+        let tasks = PluginTasks::new(Arc::clone(&registry), stopped.clone());
+        Arc::new(Self { dispatcher, registry, metrics, stopped, tasks })
     }
 
     /// Fires timers from now on.
     pub(crate) fn start(self: &Arc<Self>) {
-        let this = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let mut changes = this.registry.changes();
-            this.serve_new_plugins();
-            while let Some(Ok(())) = this.stopped.run_until_cancelled(changes.changed()).await {
-                this.serve_new_plugins();
-            }
-        });
+        self.tasks.start(self);
     }
 
     /// Fires no more timers. Returns when the running events have ended.
     pub(crate) async fn stop(&self) {
         self.stopped.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.ended().await;
     }
+}
 
-    /// The lock is held for one operation. A panic leaves the set consistent.
-    fn served(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+impl PluginWork for Timers {
+    const NAME: &'static str = "timers";
 
-    /// Starts a task for each plugin that serves and has none.
-    fn serve_new_plugins(self: &Arc<Self>) {
-        for active in &self.registry.snapshot().plugins {
-            let plugin = active.code.name();
-            if self.served().insert(plugin.to_owned()) {
-                let (this, plugin) = (Arc::clone(self), plugin.to_owned());
-                self.tasks.spawn(async move { this.serve(plugin).await });
-            }
-        }
-    }
+    type Task = PluginTimers;
 
-    /// Fires the timers of one plugin, until the plugin is gone.
-    async fn serve(self: Arc<Self>, plugin: String) {
-        let mut timers = PluginTimers {
+    fn begin(plugin: String) -> PluginTimers {
+        PluginTimers {
             plugin,
             scheduled: Weak::new(),
             schedules_failed_until: None,
@@ -139,7 +118,11 @@ impl Timers {
             later: HashMap::new(),
             looked_at: 0,
             found: None,
-        };
+        }
+    }
+
+    /// Fires the timers of one plugin, until the plugin is gone.
+    async fn serve(self: &Arc<Self>, timers: &mut PluginTimers) {
         let mut changes = self.registry.changes();
         while !self.stopped.is_cancelled() {
             let Some(active) = self.active(&timers.plugin) else { break };
@@ -147,7 +130,7 @@ impl Timers {
             // Before the look, so that no change is missed.
             let mut changed = pin!(store.timers_notified());
             changed.as_mut().enable();
-            let next = match self.look(&mut timers, active).await {
+            let next = match self.look(timers, active).await {
                 Next::At(time) => {
                     let wait = time.saturating_sub(self.dispatcher.clock().now_ms());
                     Duration::from_millis(wait).min(LOOK)
@@ -161,27 +144,26 @@ impl Timers {
                 () = changed => {}
                 () = sleep_until(Instant::now() + next) => {}
                 Some(ended) = timers.running.join_next() => {
-                    self.joined(&mut timers, ended).await;
+                    self.joined(timers, ended).await;
                     // One look for all that have ended.
                     while let Some(ended) = timers.running.try_join_next() {
-                        self.joined(&mut timers, ended).await;
+                        self.joined(timers, ended).await;
                     }
                 }
             }
         }
-        while let Some(ended) = timers.running.join_next().await {
-            self.joined(&mut timers, ended).await;
-        }
-        self.served().remove(&timers.plugin);
-        // The plugin may have come back after the last look.
-        if !self.stopped.is_cancelled() && self.active(&timers.plugin).is_some() {
-            self.serve_new_plugins();
-        }
     }
 
+    async fn finish(&self, timers: &mut PluginTimers) {
+        while let Some(ended) = timers.running.join_next().await {
+            self.joined(timers, ended).await;
+        }
+    }
+}
+
+impl Timers {
     fn active(&self, plugin: &str) -> Option<Arc<ActivePlugin>> {
-        let generation = self.registry.snapshot();
-        generation.plugins.iter().find(|active| active.code.name() == plugin).cloned()
+        self.registry.snapshot().plugin(plugin).cloned()
     }
 
     /// Starts the events of the timers that are due, as many as may run at once.

@@ -109,7 +109,7 @@ fn no_part_uses_one_that_stands_behind_it() {
         &["log", "metrics", "schema", "events", "store", "plugin", "rooms"],
         &["contract"],
         &["registry"],
-        &["dispatcher"],
+        &["dispatcher", "plugin_tasks"],
         &["socket", "timers", "deliveries", "reload"],
         &["settings"],
         &["http"],

@@ -62,7 +62,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// # Errors
 /// The panic, if `future` panics. The caller logs it with what it knows of the cause.
 pub(crate) async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
-    // Unwind safe: a panic ends the future, and none of its data is used after that.
+    // Unwind safe: a panic ends the future, and none of its own data is used after that. What the
+    // future has borrowed is for the caller to judge.
     poll_fn(|context| {
         let before = IS_CAUGHT.replace(true);
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

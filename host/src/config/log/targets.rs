@@ -45,6 +45,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "log::rejected",
             "plugin::compiler",
             "plugin::compiler::cache",
+            "plugin_tasks",
             "reload::claim",
             "reload::commands",
             "reload::draining",
