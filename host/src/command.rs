@@ -13,6 +13,7 @@ mod plugins;
 mod reload;
 mod rows;
 mod serve;
+mod state;
 mod timers;
 mod token;
 
@@ -54,6 +55,8 @@ enum Command {
     Reload(reload::Reload),
     /// Creates a token for experiments, or says why the host accepts or refuses a token
     Token(token::Token),
+    /// Reads, exports and imports the stored state of a plugin
+    State(state::State),
     /// Checks the state of plugins, and accepts the loss of state
     Data(data::Data),
     #[command(name = COMPILE_COMMAND, hide = true)]
@@ -73,6 +76,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drain(drain) => drain.run(),
         Command::Reload(reload) => reload.run(),
         Command::Token(token) => token.run(),
+        Command::State(state) => state.run(),
         Command::Data(data) => data.run(),
         Command::Compile(compile) => Ok(compile.run()),
     }

@@ -25,6 +25,7 @@ pub(crate) mod routes;
 mod rows;
 pub(crate) mod slots;
 pub(crate) mod socketio;
+mod state;
 mod timers;
 mod users;
 
@@ -120,6 +121,9 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/deliveries", get(rows::list::<Deliveries>))
         .route("/api/plugins/{name}/deliveries/retry", post(rows::retry::<Deliveries>))
         .route("/api/plugins/{name}/deliveries/drop", post(rows::drop::<Deliveries>))
+        .route("/api/plugins/{name}/state", get(state::summary))
+        .route("/api/plugins/{name}/state/entry", get(state::get))
+        .route("/api/plugins/{name}/state/entries", get(state::scan).post(state::import))
         .route("/api/drain", post(drain::drain))
         .route("/api/reload", post(reload::reload))
         .route("/api/reload/preview", post(reload::preview))

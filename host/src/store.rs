@@ -16,8 +16,10 @@ mod answers;
 mod changes;
 mod commit;
 mod connection;
+mod content;
 mod deliveries;
 mod delivery_rows;
+pub mod document;
 mod error;
 mod format;
 mod group_commit;
@@ -46,6 +48,7 @@ use rusqlite::Connection;
 pub use answers::{AnswerError, Answers, Begun, Execution, KEPT};
 pub use changes::Changes;
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural};
+pub use content::{ContentPage, Entry, ImportError, ImportMode, PageQuery};
 pub(crate) use deliveries::{Attempted, DeliveryRow, DueDeliveries, DueDelivery};
 pub(crate) use delivery_rows::NewDelivery;
 pub use error::{CommitError, StoreError, ViewError};
@@ -301,6 +304,15 @@ pub(crate) fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
         data.join("state").join(format!("{plugin}.sqlite")),
         data.join("manifest").join(format!("{plugin}.json")),
     )
+}
+
+/// Opens the state of `plugin` in the data directory `data`, or creates it.
+///
+/// # Errors
+/// See [`Store::open`].
+pub fn open(data: &Path, plugin: &str, limits: StoreLimits) -> Result<Store, StoreError> {
+    let (file, manifest) = files(data, plugin);
+    Store::open(&file, &manifest, limits)
 }
 
 /// Deletes the incomplete records that killed hosts have left in the data directory `data`. The

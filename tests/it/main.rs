@@ -47,6 +47,7 @@ mod routes;
 mod sessions;
 mod settings;
 mod state;
+mod state_tools;
 mod stopping;
 mod tidy;
 mod timers;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sockhop::config::Config;
 use sockhop::host;
@@ -65,12 +66,53 @@ impl HostArgs {
         self.reach.data_dir(config)
     }
 
+    /// Whether the host's address was named.
+    pub(crate) fn has_url(&self) -> bool {
+        self.reach.url.is_some()
+    }
+
+    /// Sends a request to the host: `POST` with a JSON `body`, else `GET`. The answer is not
+    /// parsed, so that no number in it changes.
+    pub(crate) fn ask_text(&self, path: &str, body: Option<&str>) -> anyhow::Result<TextResponse> {
+        let config = super::load(self.config.as_ref())?;
+        self.reach.ask_text(&config, path, body.map(RequestBody::Text))
+    }
+
     /// Sends a request to the host: `POST` with a `body`, else `GET`.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<ApiResponse> {
         let config = super::load(self.config.as_ref())?;
         self.reach.ask(&config, path, body.map(RequestBody::Json))
     }
 }
+
+/// The answer of the host as text.
+pub(crate) struct TextResponse {
+    status: u16,
+    text: String,
+    url: String,
+}
+
+impl TextResponse {
+    /// Returns the document of a successful answer. Any other answer becomes an error.
+    pub(crate) fn success<T: DeserializeOwned>(self) -> anyhow::Result<T> {
+        let Self { status, text, url } = self;
+        if (200..300).contains(&status) {
+            return serde_json::from_str(&text).with_context(|| not_a_host(&url));
+        }
+        let document = serde_json::from_str(&text).with_context(|| not_a_host(&url))?;
+        match (ApiResponse { status, document }).success() {
+            Err(error) => Err(error),
+            Ok(_) => bail!(not_a_host(&url)),
+        }
+    }
+}
+
+fn not_a_host(url: &str) -> String {
+    format!("the answer of {url} is not that of a Sockhop host")
+}
+
+/// Maximum bytes of an answer.
+const MAX_ANSWER: u64 = 64 << 20;
 
 /// The body of a request.
 pub(crate) enum RequestBody<'request> {
@@ -90,6 +132,17 @@ impl ReachArgs {
         path: &str,
         body: Option<RequestBody<'_>>,
     ) -> anyhow::Result<ApiResponse> {
+        let TextResponse { status, text, url } = self.ask_text(config, path, body)?;
+        let document = serde_json::from_str(&text).with_context(|| not_a_host(&url))?;
+        Ok(ApiResponse { status, document })
+    }
+
+    fn ask_text(
+        &self,
+        config: &Config,
+        path: &str,
+        body: Option<RequestBody<'_>>,
+    ) -> anyhow::Result<TextResponse> {
         let data = self.data_dir(config);
         let (url, source) = self.address(config, data);
         let key_file = self.key_file.clone().or_else(|| match &self.key {
@@ -126,11 +179,9 @@ impl ReachArgs {
             anyhow::Error::new(error).context(said)
         })?;
         let status = response.status().as_u16();
-        let document = response
-            .body_mut()
-            .read_json()
-            .with_context(|| format!("the answer of {url} is not that of a Sockhop host"))?;
-        Ok(ApiResponse { status, document })
+        let answer = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string();
+        let text = answer.with_context(|| not_a_host(&url))?;
+        Ok(TextResponse { status, text, url })
     }
 
     /// Which certificates are trusted.

@@ -1,7 +1,7 @@
 //! The output of commands. Only this module prints. A closed pipe (`| head`) does not end a
 //! command; any other error of standard output is reported at the end.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -64,6 +64,27 @@ pub(crate) fn json(value: &Value) {
     print(&escape_json(&format!("{value:#}")));
 }
 
+/// Prints one line as it is, for a file or a pipe. On a terminal, control characters are escaped.
+pub(crate) fn raw_line(text: &str) {
+    if io::stdout().is_terminal() { print(&escape_json(text)) } else { print(text) }
+}
+
+/// Prints bytes as they are, without a line break, for a file or a pipe. On a terminal, they are
+/// one line of text, in which control characters are escaped.
+pub(crate) fn bytes(bytes: &[u8]) {
+    if io::stdout().is_terminal() {
+        return line(String::from_utf8_lossy(bytes));
+    }
+    let mut output = io::stdout().lock();
+    let written = output.write_all(bytes).and_then(|()| output.flush());
+    record(written);
+}
+
+/// Prints one line beside the result, on standard error.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    print_error(&escape(&text.to_string()));
+}
+
 /// Prints `rows` as a table under `header`.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
@@ -84,6 +105,11 @@ fn print(text: &str) {
         .write_all(text.as_bytes())
         .and_then(|()| output.write_all(b"\n"))
         .and_then(|()| output.flush());
+    record(written);
+}
+
+/// Keeps the first error of standard output.
+fn record(written: io::Result<()>) {
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {

@@ -92,9 +92,7 @@ pub(super) async fn list<K: Kind>(
     api.keys.allow(&headers, Scope::Operate)?;
     let page = Page::of(&query.unwrap_or_default())?;
     let store = store(&api, &name)?;
-    let rows = tokio::task::spawn_blocking(move || K::read(&store, page)).await;
-    let rows = rows.unwrap_or(Err(StoreError::Damaged("the host panicked while it read")));
-    let rows = rows.map_err(|error| unusable(K::NAME, &error.to_string()))?;
+    let rows = read(K::NAME, move || K::read(&store, page)).await?;
     let next = page.next(rows.len(), rows.last().map(K::id));
     Ok(Json(json!({K::NAME: rows.iter().map(K::document).collect::<Vec<_>>(), "next": next})))
 }
@@ -174,7 +172,7 @@ async fn which(body: axum::body::Body) -> Result<Which, Problem> {
 }
 
 /// The store of a plugin that serves.
-fn store(api: &Api, name: &str) -> Result<Arc<Store>, Problem> {
+pub(super) fn store(api: &Api, name: &str) -> Result<Arc<Store>, Problem> {
     let generation = api.registry.snapshot();
     let active = generation.plugin(name).ok_or_else(|| {
         Problem::new(
@@ -184,6 +182,19 @@ fn store(api: &Api, name: &str) -> Result<Arc<Store>, Problem> {
         )
     })?;
     Ok(Arc::clone(&active.state.store))
+}
+
+/// Reads on a thread that may block.
+///
+/// # Errors
+/// `unavailable`: it can't be read. `kind` says what.
+pub(super) async fn read<T: Send + 'static>(
+    kind: &str,
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Problem> {
+    let read = tokio::task::spawn_blocking(read).await;
+    let read = read.unwrap_or(Err(StoreError::Damaged("the host panicked while it read")));
+    read.map_err(|error| unusable(kind, &error.to_string()))
 }
 
 /// `kind` says what can't be read or changed.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::config::LiveConfig;
 use crate::error_chain::ErrorChain;
 use crate::registry::PluginState;
-use crate::store::{self, Store, StoreError, StoreLimits};
+use crate::store::{self, StoreError, StoreLimits};
 
 /// The state of all loaded plugins.
 pub(super) struct StateStores {
@@ -40,20 +40,9 @@ impl StateStores {
         let limits = self.config.get().of_plugin(name).limits;
         let state_dir = self.config.get().data.dir.join("state");
         std::fs::create_dir_all(state_dir)?;
-        let limits = StoreLimits {
-            quota: limits.state_bytes.get(),
-            wal: limits.state_wal_bytes.get(),
-            transaction_keys: limits.effects.get(),
-            transaction_bytes: limits.effects_bytes.get(),
-            timers: limits.timers.get().into(),
-            deliveries: limits.deliveries.get().into(),
-            key: limits.state_key_bytes.get(),
-            value: limits.state_value_bytes.get(),
-            scan: limits.host_call_bytes.get(),
-            ..StoreLimits::default()
-        };
-        let (file, manifest) = store::files(&self.config.get().data.dir, name);
-        let store = Store::open(&file, &manifest, limits).map_err(|error| match error {
+        let limits = StoreLimits::of(&limits);
+        let opened = store::open(&self.config.get().data.dir, name, limits);
+        let store = opened.map_err(|error| match error {
             StoreError::Lost(fault) => {
                 let (kind, reason) = (fault.kind, fault.reason);
                 format!(

@@ -42,6 +42,11 @@ impl Ids {
         next
     }
 
+    /// The sequences with reserved numbers, and the next number of each.
+    pub(super) fn reserved(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(sequence, block)| (sequence.as_str(), block.next))
+    }
+
     /// Returns the numbers that were not given out to the file.
     pub(super) fn give_back(&mut self, writer: &mut WriterGuard<'_>) -> Result<(), StoreError> {
         if self.0.is_empty() {

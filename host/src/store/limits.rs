@@ -5,6 +5,7 @@ use std::time::Duration;
 use sockhop_core::limits;
 
 use super::wal::{self, FRAME_HEADER};
+use crate::config::Limits;
 
 /// Maximum number of pages that one key takes in addition to those of its value: pages of the table
 /// and of its index, including page splits.
@@ -63,6 +64,22 @@ impl Default for StoreLimits {
 }
 
 impl StoreLimits {
+    /// The limits that the settings of a plugin give.
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            quota: limits.state_bytes.get(),
+            wal: limits.state_wal_bytes.get(),
+            transaction_keys: limits.effects.get(),
+            transaction_bytes: limits.effects_bytes.get(),
+            timers: limits.timers.get().into(),
+            deliveries: limits.deliveries.get().into(),
+            key: limits.state_key_bytes.get(),
+            value: limits.state_value_bytes.get(),
+            scan: limits.host_call_bytes.get(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn wal_bound(&self) -> u64 {
         self.wal.min(self.quota / 8)
     }

@@ -1,5 +1,6 @@
 //! Tests of the store's public interface. Tests of internals are in their modules.
 
+mod content;
 mod damage;
 mod deliveries;
 mod timers;

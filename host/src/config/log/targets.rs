@@ -39,6 +39,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "http::routes",
             "http::rows",
             "http::slots::pool",
+            "http::state",
             "http::users",
             "log",
             "log::panics",
