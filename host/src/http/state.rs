@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use sockhop_core::request::pairs;
 
 use crate::config::Scope;
-use crate::store::document::{EntryDocument, ImportDocument, PageDocument, SummaryDocument};
-use crate::store::{CommitError, Entry, ImportError, PageQuery};
+use crate::store::document::{EntryDocument, ImportDocument, PageDocument};
+use crate::store::{CommitError, ContentSummary, Entry, ImportError, PageQuery};
 
 use super::problem::Problem;
 use super::{Api, body, rows};
@@ -36,7 +36,7 @@ pub(super) async fn summary(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     Path(name): Path<String>,
-) -> Result<Json<SummaryDocument>, Problem> {
+) -> Result<Json<ContentSummary>, Problem> {
     log_read(&api, &headers, &name, "state summary")?;
     let store = rows::store(&api, &name)?;
     rows::read(KIND, move || store.content_summary()).await.map(Json)

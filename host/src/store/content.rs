@@ -4,16 +4,28 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
 use sockhop_core::state::{MAX_SEQUENCES, StateError, check_key, check_sequence, check_value};
 
 use super::connection::{ENTRY_BYTES, entry_bytes, integer, meta, natural, stored_bytes};
-use super::document::SummaryDocument;
 use super::ids::END_OF_IDS;
 use super::{CommitError, FailureKind, Store, StoreError, lock};
 use crate::error_chain::ErrorChain;
 
 /// A key and its value.
 pub type Entry = (String, Vec<u8>);
+
+/// What a store has in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentSummary {
+    /// Number of commits. It changes with every change of an entry.
+    pub commits: u64,
+    /// Number of entries.
+    pub entries: u64,
+    /// The next number of each sequence.
+    #[serde(default)]
+    pub sequences: BTreeMap<String, u64>,
+}
 
 /// Some entries of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +52,7 @@ pub struct PageQuery {
 }
 
 /// How an import begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportMode {
     /// The store must have no entries.
@@ -84,7 +96,7 @@ impl Store {
     ///
     /// # Errors
     /// The state can't be read.
-    pub fn content_summary(&self) -> Result<SummaryDocument, StoreError> {
+    pub fn content_summary(&self) -> Result<ContentSummary, StoreError> {
         // Locked first, as `import` does, so that no block is reserved in between.
         let ids = lock(&self.ids);
         let mut summary = self.read_rows(|reader| {
@@ -96,7 +108,7 @@ impl Store {
                 sequences.query_map([], |row| Ok((row.get(0)?, natural(row.get(1)?))))?;
             let sequences = sequences.collect::<Result<_, _>>()?;
             let commits = natural(meta(&reader)?.commits);
-            Ok(SummaryDocument { commits, entries, sequences })
+            Ok(ContentSummary { commits, entries, sequences })
         })?;
         let reserved = ids.reserved().map(|(name, next)| (name.to_owned(), next));
         summary.sequences.extend(reserved);
@@ -260,8 +272,9 @@ impl Store {
         let before = totals.bytes;
         change(&transaction, &mut totals.bytes)?;
         let quota = self.limits.quota;
-        if totals.bytes > quota && totals.bytes > before {
-            return Err(CommitError::Full { used: totals.bytes, quota }.into());
+        let exceeds = (totals.bytes > quota && totals.bytes > before).then_some(totals.bytes);
+        if let Some(used) = exceeds.or(self.exceeds_pages(&transaction, 0, 0)?) {
+            return Err(self.record_full(used).into());
         }
         totals.commits += 1;
         transaction

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::content::{ContentPage, Entry, ImportMode};
+use super::content::{ContentPage, ContentSummary, Entry, ImportMode};
 
 /// The number of this form of files.
 pub const FILE_FORMAT: u32 = 1;
@@ -24,19 +24,7 @@ pub struct HeaderDocument {
     pub plugin: String,
     /// What follows, and the sequences.
     #[serde(flatten)]
-    pub summary: SummaryDocument,
-}
-
-/// What a store has in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SummaryDocument {
-    /// Number of commits. It changes with every change of an entry.
-    pub commits: u64,
-    /// Number of entries.
-    pub entries: u64,
-    /// The next number of each sequence.
-    #[serde(default)]
-    pub sequences: BTreeMap<String, u64>,
+    pub summary: ContentSummary,
 }
 
 /// One entry. Its value is in one of three members, byte by byte.

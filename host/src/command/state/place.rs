@@ -5,8 +5,8 @@ use anyhow::{Context, bail};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use sockhop::host::{DataLock, StartError, lock_data};
-use sockhop::store::document::{EntryDocument, ImportDocument, PageDocument, SummaryDocument};
-use sockhop::store::{self, PageQuery, Store, StoreLimits};
+use sockhop::store::document::{EntryDocument, ImportDocument, PageDocument};
+use sockhop::store::{self, ContentSummary, PageQuery, Store, StoreLimits};
 
 use crate::command::client::HostArgs;
 
@@ -99,7 +99,7 @@ impl Place {
     }
 
     /// What there is in all.
-    pub(super) fn summary(&self) -> anyhow::Result<SummaryDocument> {
+    pub(super) fn summary(&self) -> anyhow::Result<ContentSummary> {
         match &self.access {
             Access::Api(host) => host.ask_text(&self.path(""), None)?.success(),
             Access::File { store, .. } => Ok(store.content_summary()?),
