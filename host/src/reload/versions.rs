@@ -216,8 +216,8 @@ impl Versions {
         })
     }
 
-    /// Whether the version serves as it was declared under earlier settings, and is not loaded under
-    /// those in force.
+    /// Whether the version serves as it was declared under earlier settings, and is not yet loaded
+    /// under those in force.
     pub(super) fn waits_for_successor(&self, digest: &str) -> bool {
         matches!(self.by_digest.get(digest), Some(VersionState::Outdated { next: None, .. }))
     }
