@@ -308,11 +308,11 @@ impl Dispatcher {
             }
             _ => Outcome::Answered,
         };
-        // A timer that fails is called less and less, and at last not any more. So timers do not
-        // open the breaker, which would close the plugin to clients that it serves well.
-        let is_of_timer = event.timer.is_some() && matches!(permit, Permit::Normal);
-        let judged =
-            if is_of_timer && outcome == Outcome::Failed { Outcome::Unknown } else { outcome };
+        // A timer that fails is called less and less, and at last not any more. So timers neither
+        // open the breaker nor keep it open: that would close the plugin to clients that it serves
+        // well. The next event is then the probe.
+        let has_failed = outcome == Outcome::Failed;
+        let judged = if has_failed && event.timer.is_some() { Outcome::Unknown } else { outcome };
         // A `$connect` that the plugin handles does not show that it serves the client well.
         let counts = inbound.is_some() || outcome == Outcome::Failed;
         let client = event.caller.client_keys().filter(|_| counts);

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sockhop_tests::{
-    HostProcess, TestClient, TestHost, binary, directory_of, drop_in, eventually, guest,
+    HostProcess, TestClient, TestHost, ask, binary, directory_of, drop_in, eventually, guest,
+    moment,
 };
 
 const MINUTE: i64 = 60_000;
@@ -246,6 +247,36 @@ async fn timers_that_always_fail_close_the_plugin_to_no_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn timers_that_always_fail_do_not_keep_the_breaker_open() {
+    let host = TestHost::with(&[guest("clockwork")], |config| {
+        config.limits.breaker_failures = NonZeroU32::new(3).expect("not zero");
+        config.limits.breaker_open_ms = Duration::from_millis(200);
+        config.limits.breaker_open_at_most_ms = Duration::from_secs(600);
+    })
+    .await;
+    let client = host.client().await;
+    let traps = json!({"key": "trap", "how": "trap", "after": 500, "times": 50});
+    client.ask("set", traps).await;
+    for _ in 0..3 {
+        client.ask("set", json!({"key": "k", "how": "trap_at_once", "after": 0})).await;
+    }
+    assert_eq!(client.ask("rung", json!(null)).await["error"]["code"], "unavailable");
+    // Each is tried when the breaker lets an event pass. Otherwise it would be open for 200 ms, and
+    // then twice as long each time.
+    eventually("six have failed", async || {
+        let failed = timers(&host, false).await.iter().filter(|row| row["attempts"] != 0).count();
+        (failed >= 6).then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    eventually("the client is served", async || {
+        client.ask("rung", json!(null)).await.is_array().then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missed_timer_fires_after_a_restart_and_the_missed_times_of_a_schedule_fire_once() {
     let host = clockwork().await;
     let client = host.client().await;
@@ -427,12 +458,20 @@ async fn each_timer_fires_at_least_once_although_the_host_is_killed_and_plugins_
             let failed = json!({"key": rolled_back, "how": "ring", "after": 0, "fails": true});
             client.ask("set", failed).await;
         }
-        if round % 3 == 1 {
+        if round % 3 != 0 {
             drop_in(plugins.path(), "clockwork.wasm", &without);
         }
-        // Different moments: while timers are set, fire and are removed.
-        let moment = (round as u64 * 37) % 300;
-        tokio::time::sleep(Duration::from_millis(moment)).await;
+        // While timers are set, fire and are removed.
+        moment(300).await;
+        if round % 3 == 2 {
+            // To the version that declares them. It is refused if the other does not serve yet.
+            let path = "/api/plugins/clockwork/rollback";
+            let (url, key) = (host.url.clone(), host.key.clone());
+            let roll_back = move || ask(&url, path, Some(json!({})), Some(&key));
+            let (status, answer) = tokio::task::spawn_blocking(roll_back).await.expect("an answer");
+            assert!([200, 409].contains(&status), "{answer}");
+            moment(100).await;
+        }
         host.kill();
     }
     drop_in(plugins.path(), "clockwork.wasm", &with);

@@ -170,8 +170,7 @@ struct Body<'event> {
     received_at: u64,
 }
 
-/// Maximum number of bytes of a request's body: what a host sends by default. A larger body is
-/// refused here, so that the host's own `limit` means that there is no instance to wait with.
+/// Maximum number of bytes of a request's body: what a host sends by default.
 const BODY_BYTES: usize = 256 << 10;
 
 /// Hands an event to the backend, and applies its answer. Returns the reply.
@@ -193,7 +192,7 @@ fn forward(backend: &Backend, ctx: &Context, data: &str) -> Result<Option<String
     };
     let mut request = Request::post(&backend.url).header("idempotency-key", &id).json(&body)?;
     if request.body().len() > BODY_BYTES {
-        return Err(Refusal::new("too_large", "the payload is too large for the backend"));
+        return Err(too_large());
     }
     if let Some(timeout) = backend.timeout {
         request = request.timeout(timeout);
@@ -227,11 +226,19 @@ fn forward_host_event(backend: &Backend, ctx: &Context) -> Result {
 /// The host has refused the request, or there was no response.
 fn not_answered(ctx: &Context, refusal: &Refusal) -> Refusal {
     match refusal.code.as_str() {
-        "unreachable" | "busy" | "limit" => unavailable(ctx, &refusal.message),
+        "unreachable" | "busy" => unavailable(ctx, &refusal.message),
+        "limit" => {
+            ctx.warn(format_args!("an event is not forwarded: {}", refusal.message));
+            too_large()
+        }
         "timeout" | "interrupted" => timed_out(ctx, &refusal.message),
         // The operator's settings are wrong, or the response is.
         _ => failed(ctx, &refusal.to_string()),
     }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new("too_large", "the payload is too large for the backend")
 }
 
 fn unavailable(ctx: &Context, why: &str) -> Refusal {

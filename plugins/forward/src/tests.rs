@@ -204,7 +204,7 @@ fn a_backend_that_is_away_is_unavailable_and_one_that_is_late_has_timed_out() {
     }
     for (refusal, expected) in [
         ("unreachable", "unavailable"),
-        ("limit", "unavailable"),
+        ("limit", "too_large"),
         ("busy", "unavailable"),
         ("timeout", "timed_out"),
         ("interrupted", "timed_out"),
