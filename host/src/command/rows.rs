@@ -146,11 +146,27 @@ impl PluginArgs {
             Some(Value::Array(rows)) => {
                 print(rows, columns, document.get("next").and_then(Value::as_i64));
             }
-            Some(Value::Number(number)) => output::line(format_args!("{number} {kind}")),
+            Some(Value::Number(number)) => {
+                output::line(format_args!("{number} {kind}"));
+                let asked = body.and_then(|body| body.get("ids")?.as_array()).map_or(0, Vec::len);
+                let changed = number.as_u64().and_then(|number| usize::try_from(number).ok());
+                let others = asked.saturating_sub(changed.unwrap_or(asked));
+                if others > 0 {
+                    bail!("{}", unchanged(kind, others));
+                }
+            }
             _ => bail!("the host has answered something else: {document}"),
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What an operator is told of ids that were without effect.
+fn unchanged(kind: &str, number: usize) -> String {
+    format!(
+        "{number} of the ids are of no {kind} that the command can change: they have ended, or are \
+         set by a schedule, or the id is wrong; `sockhop {kind} list` shows the ids"
+    )
 }
 
 /// Prints a column for each of these members.
