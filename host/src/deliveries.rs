@@ -29,8 +29,7 @@ use verdict::judge;
 /// time.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The time between two looks if the first has found only deliveries that have no place: each look
-/// reads all deliveries that wait.
+/// The time between two looks if the first has found only deliveries that have no place.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest time between two tries to record an attempt.
@@ -63,14 +62,15 @@ pub(crate) struct PluginDeliveries {
     paused_until: Option<Instant>,
     /// What the last look has found, if all deliveries that are due are being sent.
     found: Option<Found>,
+    /// The time of the last look by the system's clock. `None` before the first one, and after the
+    /// clock was set back.
+    looked_at: Option<u64>,
 }
 
 /// What a look has found. Until it is outdated, the file is not read again.
 struct Found {
     /// [`Store::delivery_changes`] before the look.
     changes: u64,
-    /// The time of the look by the system's clock.
-    looked_at: u64,
     /// When the next delivery is due.
     next: Option<u64>,
 }
@@ -117,6 +117,7 @@ impl PluginWork for Deliveries {
             in_flight: HashMap::new(),
             paused_until: None,
             found: None,
+            looked_at: None,
         }
     }
 
@@ -171,7 +172,20 @@ impl Deliveries {
         {
             return LOOK;
         }
-        let (changes, now) = (store.delivery_changes(), self.clock.now_ms());
+        let now = self.clock.now_ms();
+        // At the begin too: the clock may have been set back while the host did not run.
+        if deliveries.looked_at.is_none_or(|before| now.saturating_add(SET_BACK) < before) {
+            deliveries.found = None;
+            deliveries.looked_at = None;
+            if let Err(error) = bring_forward(store, now).await {
+                let plugin = &deliveries.plugin;
+                tracing::debug!(plugin, error = %ErrorChain(&error), "deliveries not changed");
+                deliveries.paused_until = Some(Instant::now() + LOOK);
+                return LOOK;
+            }
+        }
+        deliveries.looked_at = Some(now);
+        let changes = store.delivery_changes();
         let until = |next: Option<u64>| {
             let wait = next.map(|next| Duration::from_millis(next.saturating_sub(now)));
             wait.unwrap_or(LOOK).min(LOOK)
@@ -202,7 +216,7 @@ impl Deliveries {
         if !is_all && !has_begun {
             deliveries.paused_until = Some(Instant::now() + PAUSE);
         }
-        deliveries.found = is_all.then_some(Found { changes, looked_at: now, next });
+        deliveries.found = is_all.then_some(Found { changes, next });
         until(next)
     }
 
@@ -383,14 +397,12 @@ impl PluginDeliveries {
 }
 
 impl Found {
-    /// If the clock was set back since, deliveries can be due that were not.
     fn is_valid(&self, changes: u64, now: u64) -> bool {
-        let was_set_back = now.saturating_add(SET_BACK) < self.looked_at;
-        self.changes == changes && !was_set_back && self.next.is_none_or(|next| next > now)
+        self.changes == changes && self.next.is_none_or(|next| next > now)
     }
 }
 
-/// By how many milliseconds the clock must be set back for a new look.
+/// By how many milliseconds the clock must be set back, so that times of deliveries are checked.
 const SET_BACK: u64 = 1_000;
 
 const PANICKED: &str = "the host panicked while it read the deliveries";
@@ -403,7 +415,14 @@ async fn due_deliveries(
     at_once: usize,
 ) -> Result<DueDeliveries, StoreError> {
     let store = Arc::clone(store);
-    let latest = now.saturating_add(MAX_DELAY);
-    let read = move || store.due_deliveries(now, latest, at_once.saturating_mul(2));
+    let read = move || store.due_deliveries(now, at_once.saturating_mul(2));
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Damaged(PANICKED)))
+}
+
+/// Makes deliveries due that a clock which was ahead has delayed.
+async fn bring_forward(store: &Arc<Store>, now: u64) -> Result<(), CommitError> {
+    let store = Arc::clone(store);
+    let latest = now.saturating_add(MAX_DELAY);
+    let bring = move || store.bring_deliveries_forward(now, latest);
+    tokio::task::spawn_blocking(bring).await.unwrap_or(Err(CommitError::Unknown))
 }

@@ -84,6 +84,7 @@ pub(crate) struct Outbound {
     /// One permit for each delivery that is sent at once.
     deliveries: Arc<Semaphore>,
     at_once: usize,
+    deliveries_at_once: usize,
     memory: ResponseMemory,
     tasks: TaskTracker,
 }
@@ -95,6 +96,10 @@ pub(crate) struct OutboundUsage {
     pub(crate) open: usize,
     /// The most of them.
     pub(crate) open_limit: usize,
+    /// Deliveries that are being sent.
+    pub(crate) deliveries: usize,
+    /// The most of them.
+    pub(crate) deliveries_limit: usize,
     /// Bytes of responses that are read or kept.
     pub(crate) memory: usize,
     /// The most of these bytes.
@@ -132,13 +137,15 @@ pub(crate) struct ReadyOutbound {
 impl Outbound {
     fn new(config: &OutboundConfig, tasks: TaskTracker) -> Self {
         let at_once = config.at_once.get().min(Semaphore::MAX_PERMITS);
+        let deliveries_at_once = deliveries_at_once(config).min(at_once);
         Self {
             tls: ArcSwapOption::empty(),
             secrets: ArcSwap::default(),
             resolver: Arc::default(),
             exchanges: Arc::new(Semaphore::new(at_once)),
-            deliveries: Arc::new(Semaphore::new(deliveries_at_once(config).min(at_once))),
+            deliveries: Arc::new(Semaphore::new(deliveries_at_once)),
             at_once,
+            deliveries_at_once,
             memory: ResponseMemory::new(config.memory_bytes.get()),
             tasks,
         }
@@ -176,9 +183,13 @@ impl Outbound {
 
     /// How much is in use now.
     pub(crate) fn usage(&self) -> OutboundUsage {
-        let open = self.at_once.saturating_sub(self.exchanges.available_permits());
+        let used =
+            |all: usize, permits: &Semaphore| all.saturating_sub(permits.available_permits());
+        let (open_limit, deliveries_limit) = (self.at_once, self.deliveries_at_once);
+        let open = used(open_limit, &self.exchanges);
+        let deliveries = used(deliveries_limit, &self.deliveries);
         let (memory, memory_limit) = self.memory.usage();
-        OutboundUsage { open, open_limit: self.at_once, memory, memory_limit }
+        OutboundUsage { open, open_limit, deliveries, deliveries_limit, memory, memory_limit }
     }
 
     /// Sends a request to an origin that `allowance` lists, and waits for the whole response until

@@ -28,6 +28,7 @@ mod ids;
 mod limits;
 mod manifest;
 mod opening;
+mod reserve;
 mod rows;
 mod schedules;
 mod snapshot;
@@ -48,7 +49,7 @@ use rusqlite::Connection;
 pub use answers::{AnswerError, Answers, Begun, Execution, KEPT};
 pub use changes::Changes;
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural};
-pub use content::{ContentPage, Entry, ImportError, ImportMode, PageQuery};
+pub use content::{ContentPage, ContentSummary, Entry, ImportError, ImportMode, PageQuery};
 pub(crate) use deliveries::{Attempted, DeliveryRow, DueDeliveries, DueDelivery};
 pub(crate) use delivery_rows::NewDelivery;
 pub use error::{CommitError, StoreError, ViewError};
@@ -103,6 +104,9 @@ pub struct Store {
     group: GroupCommit,
     timers: Figures,
     deliveries: Figures,
+    page_bytes: u64,
+    /// Whether the file has pages that only the host's own changes of rows may use.
+    uses_reserve: AtomicBool,
 }
 
 impl Store {
@@ -122,6 +126,7 @@ impl Store {
         let file_bytes =
             page_bytes * natural(writer.pragma_query_value(None, "page_count", |row| row.get(0))?);
         let file_limit = limits.file_bytes(page_bytes);
+        let uses_reserve = file_bytes > limits.file_bytes_of_handlers(page_bytes);
         if file_bytes > file_limit {
             let file = file.display().to_string();
             tracing::warn!(file, file_bytes, file_limit, quota = limits.quota, "{TOO_LARGE}");
@@ -150,6 +155,8 @@ impl Store {
             group: GroupCommit::default(),
             timers,
             deliveries,
+            page_bytes,
+            uses_reserve: AtomicBool::new(uses_reserve),
         })
     }
 

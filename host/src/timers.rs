@@ -313,12 +313,7 @@ impl Timers {
         };
         let Some(active) = self.active(plugin) else { return false };
         let store = Arc::clone(&active.state.store);
-        // A full file may have space for the record without its text.
-        let record = move || {
-            store
-                .timer_failed(&fired, afterwards, reason)
-                .or_else(|_| store.timer_failed(&fired, afterwards, String::new()))
-        };
+        let record = move || store.timer_failed(&fired, afterwards, reason);
         let recorded = tokio::task::spawn_blocking(record).await;
         if let Ok(Err(error)) = &recorded {
             tracing::warn!(plugin, id, error = %ErrorChain(error), "the failure of a timer is not \

@@ -30,7 +30,8 @@ use crate::timer::Timer;
 ///   429 and 5xx is heeded. After 10 attempts it is dead: an operator can retry or drop it
 ///   (`sockhop deliveries`).
 ///
-/// While an operator has disabled the plugin, nothing is sent. An open breaker stops nothing.
+/// While an operator has disabled the plugin, its file is away, or none of its versions can be
+/// loaded, nothing is sent. An open breaker stops nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Delivery(pub(crate) delivery::Delivery);
 

@@ -12,7 +12,8 @@ use ring::hmac;
 use serde_json::{Value, json};
 use sockhop::config::{Config, Limits, ListedOrigin, WebhookSecret};
 use sockhop_tests::{
-    HostProcess, Service, TestClient, TestHost, binary, directory_of, eventually, guest,
+    HostProcess, Service, TestClient, TestHost, another, ask, binary, directory_of, drop_in,
+    eventually, guest, moment,
 };
 
 const SECOND: i64 = 1_000;
@@ -510,12 +511,31 @@ async fn a_clock_that_was_ahead_does_not_hold_a_delivery_back() {
     let service = Service::start().await;
     let host = courier(&[&service], |_| {}).await;
     let client = host.client().await;
+    // The first attempt fails, so the second one may be later than the clock by far.
     host.monitor.shift_clock(400 * 24 * HOUR);
     service.answer_with(500);
     deliver(&client, json!({"key": "k", "url": service.url("/status")})).await;
     until_failed(&host, 1, 1).await;
     service.answer_with(200);
     host.monitor.shift_clock(0);
+    until_delivered(&host).await;
+    // One is asked for while the clock is ahead by a day, and is not tried then.
+    let disable = async |word: &str| {
+        let (status, _) = host.http(&format!("/api/plugins/courier/{word}"), Some(json!({}))).await;
+        assert_eq!(status, 200);
+    };
+    host.monitor.shift_clock(24 * HOUR);
+    service.answer_with(500);
+    deliver(&client, json!({"key": "k", "url": service.url("/status"), "times": 2})).await;
+    until_failed(&host, 1, 1).await;
+    disable("disable").await;
+    let ids: Vec<_> = deliveries(&host, false).await.iter().map(|row| row["id"].clone()).collect();
+    let (status, _) =
+        host.http("/api/plugins/courier/deliveries/drop", Some(json!({"ids": [ids[0]]}))).await;
+    assert_eq!(status, 200);
+    host.monitor.shift_clock(0);
+    service.answer_with(200);
+    disable("enable").await;
     until_delivered(&host).await;
 }
 
@@ -538,6 +558,8 @@ async fn a_receiver_that_hangs_takes_no_more_places_and_time_than_is_set() {
     // In the place that is left, and not after the others.
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert!(slow.most_open() <= 2, "{}", slow.most_open());
+    assert!((1..=3).contains(&host.figure("sockhop_deliveries_open").await));
+    assert_eq!(host.figure("sockhop_deliveries_open_limit").await, 64);
     eventually("an attempt ends in time", async || {
         let all = deliveries(&host, false).await;
         let failed = all.iter().find(|row| row["attempts"] == 1)?;
@@ -754,7 +776,7 @@ impl Setting {
 }
 
 /// How often a host is killed: `SOCKHOP_TEST_KILLS`, or a few times.
-fn kills() -> usize {
+fn kills() -> u32 {
     std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(5)
 }
 
@@ -792,9 +814,21 @@ async fn each_committed_delivery_arrives_in_order_although_the_host_is_killed() 
             });
             client.ask("deliver", failed).await;
         }
-        // Different moments: while deliveries are stored, sent, and removed.
-        let moment = (round as u64 * 37) % 200;
-        tokio::time::sleep(Duration::from_millis(moment)).await;
+        if round % 3 != 0 {
+            // Another version, and back to the one before.
+            let version = std::fs::read(guest("courier")).expect("a plugin");
+            drop_in(plugins.path(), "courier.wasm", &another(version, round));
+        }
+        // While deliveries are stored, sent, and removed.
+        moment(200).await;
+        if round % 3 == 2 {
+            let path = "/api/plugins/courier/rollback";
+            let (url, key) = (host.url.clone(), host.key.clone());
+            let roll_back = move || ask(&url, path, Some(json!({})), Some(&key));
+            let (status, answer) = tokio::task::spawn_blocking(roll_back).await.expect("an answer");
+            assert!([200, 409].contains(&status), "{answer}");
+            moment(100).await;
+        }
         host.kill();
     }
     let host = start();

@@ -29,7 +29,7 @@ mod tokens;
 pub use api::{Answer, ask, row_of, send};
 pub use client::{Stream, TestClient, answered};
 pub use dispatch::TestDispatcher;
-pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
+pub use files::{another, binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};
 pub use host::TestHost;
 pub use polling::PollingSession;
@@ -40,6 +40,8 @@ pub use service::Service;
 pub use tls::{Identity, TlsClient};
 pub use tokens::{token, with_tokens};
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,6 +73,13 @@ pub fn directory_of(files: &[PathBuf]) -> tempfile::TempDir {
         put(dir.path(), file);
     }
     dir
+}
+
+/// Waits for a random time of less than so many milliseconds. For tests that hold whenever something
+/// else happens.
+pub async fn moment(most_ms: u64) {
+    let random = RandomState::new().build_hasher().finish();
+    tokio::time::sleep(Duration::from_millis(random % most_ms)).await;
 }
 
 /// Waits until `condition` returns a value, and returns that value.

@@ -78,6 +78,8 @@ pub(super) async fn metrics(
         recovery_limit: recovery.limit,
         outbound: outbound.open,
         outbound_limit: outbound.open_limit,
+        deliveries: outbound.deliveries,
+        deliveries_limit: outbound.deliveries_limit,
         outbound_memory: outbound.memory,
         outbound_memory_limit: outbound.memory_limit,
     });

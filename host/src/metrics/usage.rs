@@ -38,6 +38,8 @@ pub(crate) struct ResourceUsage {
     /// The limit of these requests.
     pub(crate) outbound_limit: usize,
     /// Bytes of the responses that are read or kept.
+    pub(crate) deliveries: usize,
+    pub(crate) deliveries_limit: usize,
     pub(crate) outbound_memory: usize,
     /// The limit of these bytes.
     pub(crate) outbound_memory_limit: usize,
@@ -62,6 +64,8 @@ pub(super) struct UsageMetrics {
     recovery_limit: Gauge,
     outbound: Gauge,
     outbound_limit: Gauge,
+    deliveries: Gauge,
+    deliveries_limit: Gauge,
     outbound_memory: Gauge,
     outbound_memory_limit: Gauge,
 }
@@ -135,6 +139,16 @@ impl UsageMetrics {
                 "outbound_open_limit",
                 "HTTP requests of plugins that may run at once",
             ),
+            deliveries: register(
+                registry,
+                "deliveries_open",
+                "Deliveries of plugins that are being sent",
+            ),
+            deliveries_limit: register(
+                registry,
+                "deliveries_open_limit",
+                "Deliveries of plugins that may be sent at once",
+            ),
             outbound_memory: register_bytes(
                 registry,
                 "outbound_memory",
@@ -173,6 +187,8 @@ impl Metrics {
         gauges.recovery.set(number(usage.recovery));
         gauges.recovery_limit.set(number(usage.recovery_limit));
         gauges.outbound.set(number(usage.outbound));
+        gauges.deliveries.set(number(usage.deliveries));
+        gauges.deliveries_limit.set(number(usage.deliveries_limit));
         gauges.outbound_limit.set(number(usage.outbound_limit));
         gauges.outbound_memory.set(number(usage.outbound_memory));
         gauges.outbound_memory_limit.set(number(usage.outbound_memory_limit));

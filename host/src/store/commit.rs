@@ -225,6 +225,11 @@ impl Store {
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
             return Ok(Err(self.record_full(then.bytes)));
         }
+        if then.bytes > now.bytes
+            && let Some(used) = self.exceeds_pages(transaction, changes.keys(), changes.bytes())?
+        {
+            return Ok(Err(self.record_full(used)));
+        }
         if has_timers {
             timer_rows::write(transaction, changes, &replaced)?;
         }
@@ -282,7 +287,7 @@ impl Store {
     }
 
     /// Records for the operator that the quota is full, and returns the error.
-    fn record_full(&self, used: u64) -> CommitError {
+    pub(super) fn record_full(&self, used: u64) -> CommitError {
         let full = CommitError::Full { used, quota: self.limits.quota };
         self.health.failed(FailureKind::Quota, full.to_string());
         full
@@ -303,7 +308,7 @@ impl Store {
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
             && let (Ok(pages), Ok(page_bytes)) = (pragma("page_count"), pragma("page_size"))
         {
-            let file_limit = self.limits.file_bytes(page_bytes);
+            let file_limit = self.limits.file_bytes_of_handlers(page_bytes);
             let wanted = limits::pages(keys, bytes, page_bytes);
             if (pages + wanted) * page_bytes >= file_limit {
                 let reserved = self.limits.quota.saturating_sub(file_limit);

@@ -17,8 +17,9 @@ use crate::rejection::truncate;
 /// Maximum bytes of the reason that is kept for a failed attempt.
 const MAX_ERROR: usize = 512;
 
-/// Maximum number of deliveries that one look returns. Each origin has at most as many as are sent
-/// at once, so this bounds only the work for very many origins.
+/// Maximum number of deliveries that one look returns, if there are fewer origins: each has a share.
+/// Each origin has at most as many as are sent at once, so this bounds only the work for many
+/// origins.
 const MAX_DUE: usize = 1_000;
 
 /// A delivery that is due: the first of its key.
@@ -75,50 +76,47 @@ pub(crate) struct DeliveryRow {
 
 impl Store {
     /// Returns the deliveries that are due at `now`, at most so many of each origin, and when the
-    /// next one is. Only the first one of a key can be due. One whose time is later than `latest`
-    /// is due too: a clock that was ahead has set it.
+    /// next one is. Only the first one of a key can be due.
     ///
     /// # Errors
     /// The state can't be read.
     pub(crate) fn due_deliveries(
         &self,
         now: u64,
-        latest: u64,
         of_each_origin: usize,
     ) -> Result<DueDeliveries, StoreError> {
         if !self.has_tables(Rows::Deliveries) {
             return Ok(DueDeliveries::default());
         }
-        let (now, latest) = (integer(now), integer(latest));
+        let now = integer(now);
         self.read_rows(|reader| {
             let mut found = DueDeliveries::default();
             let mut due = reader.prepare_cached(
                 "SELECT id, delivery, key, origin, attempts, next FROM deliveries
-                 WHERE first = 1 AND origin = ?1 AND next > ?2 AND next <= ?3
-                 ORDER BY next, id LIMIT ?4",
+                 WHERE first = 1 AND origin = ?1 AND next <= ?2
+                 ORDER BY next, id LIMIT ?3",
             )?;
             let mut next = reader.prepare_cached(
                 "SELECT min(next) FROM deliveries WHERE first = 1 AND origin = ?1 AND next > ?2",
             )?;
             let mut due_at = Vec::new();
-            for origin in origins(reader)? {
-                let mut space = of_each_origin.min(MAX_DUE.saturating_sub(due_at.len()));
-                for (after, until) in [(-1, now), (latest, i64::MAX)] {
-                    let limit = i64::try_from(space).unwrap_or(i64::MAX);
-                    let rows = due.query_map(params![origin, after, until, limit], |row| {
-                        let due = DueDelivery {
-                            id: row.get(0)?,
-                            delivery: row.get(1)?,
-                            key: row.get(2)?,
-                            origin: row.get(3)?,
-                            attempts: row.get(4)?,
-                        };
-                        Ok((row.get::<_, i64>(5)?, due))
-                    })?;
-                    for row in rows {
-                        due_at.push(row?);
-                        space = space.saturating_sub(1);
-                    }
+            let origins = origins(reader)?;
+            // None is left out, also if there are very many.
+            let share = of_each_origin.min((MAX_DUE / origins.len().max(1)).max(1));
+            let share = i64::try_from(share).unwrap_or(i64::MAX);
+            for origin in origins {
+                let rows = due.query_map(params![origin, now, share], |row| {
+                    let due = DueDelivery {
+                        id: row.get(0)?,
+                        delivery: row.get(1)?,
+                        key: row.get(2)?,
+                        origin: row.get(3)?,
+                        attempts: row.get(4)?,
+                    };
+                    Ok((row.get::<_, i64>(5)?, due))
+                })?;
+                for row in rows {
+                    due_at.push(row?);
                 }
                 let next: Option<i64> = next.query_row(params![origin, now], |row| row.get(0))?;
                 let next = next.map(natural);
@@ -127,6 +125,42 @@ impl Store {
             due_at.sort_by_key(|(next, due)| (*next, due.id));
             found.due = due_at.into_iter().map(|(_, due)| due).collect();
             Ok(found)
+        })
+    }
+
+    /// Makes deliveries due at `now` whose time a clock that was ahead has set: those that were never
+    /// tried, which are due when they are asked for, and those that are later than `latest`.
+    ///
+    /// # Errors
+    /// The file can't be written: nothing has changed.
+    pub(crate) fn bring_deliveries_forward(
+        &self,
+        now: u64,
+        latest: u64,
+    ) -> Result<(), CommitError> {
+        if !self.has_tables(Rows::Deliveries) {
+            return Ok(());
+        }
+        let times = [integer(now), integer(latest)];
+        let is_any = self.read_rows(|reader| {
+            reader
+                .prepare_cached(
+                    "SELECT 1 FROM deliveries
+                     WHERE died IS NULL AND next > ?1 AND (attempts = 0 OR next > ?2)",
+                )?
+                .exists(times)
+        })?;
+        if !is_any {
+            return Ok(());
+        }
+        self.change_rows(Rows::Deliveries, |transaction, _| {
+            transaction
+                .prepare_cached(
+                    "UPDATE deliveries SET next = ?1
+                     WHERE died IS NULL AND next > ?1 AND (attempts = 0 OR next > ?2)",
+                )?
+                .execute(times)
+                .map(drop)
         })
     }
 
@@ -157,6 +191,8 @@ impl Store {
         now: u64,
         attempted: &Attempted,
     ) -> Result<(), CommitError> {
+        let shown =
+            |reason: &str| if self.uses_reserve() { String::new() } else { reason.to_owned() };
         self.change_rows(Rows::Deliveries, |transaction, totals| {
             let mut row = transaction.prepare_cached(
                 "SELECT delivery, key, result, bytes FROM deliveries
@@ -172,7 +208,7 @@ impl Store {
             let Some((delivery, key, result, bytes)) = found else { return Ok(()) };
             let (end, error) = match attempted {
                 Attempted::Retry { next, status, error } => {
-                    let failed = (attempt, *status, error.as_str());
+                    let failed = (attempt, *status, shown(error));
                     return record_failure(transaction, id, failed, *next, None);
                 }
                 Attempted::Ended { end, error } => (end, error),
@@ -185,7 +221,7 @@ impl Store {
                     totals.remove_delivery(bytes, false);
                 }
                 End::Dead { status, reason } => {
-                    let failed = (attempt, *status, error.as_ref().unwrap_or(reason).as_str());
+                    let failed = (attempt, *status, shown(error.as_ref().unwrap_or(reason)));
                     record_failure(transaction, id, failed, now, Some(now))?;
                     totals.dead_deliveries += 1;
                 }
@@ -317,11 +353,10 @@ fn origins(reader: &Connection) -> Result<Vec<String>, rusqlite::Error> {
 fn record_failure(
     transaction: &Transaction<'_>,
     id: i64,
-    (attempt, status, reason): (u32, Option<u16>, &str),
+    (attempt, status, mut reason): (u32, Option<u16>, String),
     next: u64,
     died: Option<u64>,
 ) -> Result<(), rusqlite::Error> {
-    let mut reason = reason.to_owned();
     truncate(&mut reason, MAX_ERROR);
     let (next, died) = (integer(next), died.map(integer));
     transaction

@@ -14,6 +14,11 @@ const PAGES_PER_KEY: u64 = 8;
 /// Minimum limit of the file, in pages: space for the empty tables and a little data.
 const MIN_FILE_PAGES: u64 = 64;
 
+/// The part of the file, and the bytes at most, that only the host's own changes of rows use: some
+/// times the space of the largest row, which SQLite writes anew before it frees the old one.
+const RESERVE_SHARE: u64 = 16;
+const MAX_RESERVE: u64 = 4 << 20;
+
 /// The limits of one plugin's state and of single calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLimits {
@@ -82,6 +87,15 @@ impl StoreLimits {
 
     pub(super) fn wal_bound(&self) -> u64 {
         self.wal.min(self.quota / 8)
+    }
+
+    /// Maximum bytes of the file for the changes of handlers. The host's own changes of rows may use
+    /// a little more. They end what fills the file: if a delivery that has ended could not be
+    /// removed, it would stay forever.
+    pub(super) fn file_bytes_of_handlers(&self, page_bytes: u64) -> u64 {
+        let most = self.file_bytes(page_bytes);
+        let reserve = (most / RESERVE_SHARE).min(MAX_RESERVE);
+        (most - reserve).max(MIN_FILE_PAGES * page_bytes)
     }
 
     /// Maximum bytes of the file: the part of the quota that the log and its index never take. The

@@ -251,7 +251,8 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Configures a connection for writing: the limit of the file, and the report of the log's length.
+/// Configures a connection for writing: the limit of the file for handlers, and the report of the
+/// log's length.
 pub(super) fn set_up(
     writer: &mut Connection,
     limits: &StoreLimits,
@@ -262,7 +263,7 @@ pub(super) fn set_up(
     writer.pragma_update(
         None,
         "max_page_count",
-        integer(limits.file_bytes(page_bytes) / page_bytes),
+        integer(limits.file_bytes_of_handlers(page_bytes) / page_bytes),
     )?;
     wal.follow(writer)
 }

@@ -187,6 +187,8 @@ impl Store {
             Err(CommitError::Store(error)) => {
                 self.health.failed(FailureKind::Write, ErrorChain(error).to_string());
             }
+            // It was recorded where it was detected.
+            Err(CommitError::Full { .. }) => {}
             Err(error) => self.health.failed(FailureKind::Contended, error.to_string()),
         }
         changed
@@ -200,15 +202,19 @@ impl Store {
         let mut writer = self.lock_writer();
         let writer = writer.connection()?;
         self.wait_for_space(writer)?;
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut totals = self.totals(&transaction)?;
-        self.add_tables(&transaction, rows)?;
-        let changed = change(&transaction, &mut totals)?;
-        transaction
-            .prepare_cached("UPDATE meta SET bytes = ?1")?
-            .execute([integer(totals.bytes)])?;
-        transaction.commit()?;
-        self.record_totals(totals);
+        let changed = self.with_reserve(writer, |writer| {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut totals = self.totals(&transaction)?;
+            self.add_tables(&transaction, rows)?;
+            let changed = change(&transaction, &mut totals)?;
+            transaction
+                .prepare_cached("UPDATE meta SET bytes = ?1")?
+                .execute([integer(totals.bytes)])?;
+            transaction.commit()?;
+            self.record_totals(totals);
+            Ok(changed)
+        });
+        let changed = changed.map_err(|error| self.full_or(error, writer, 1, 0))?;
         self.rows_changed(rows);
         self.wake();
         Ok(changed)

@@ -177,7 +177,7 @@ impl Store {
         afterwards: Afterwards,
         mut reason: String,
     ) -> Result<(), CommitError> {
-        truncate(&mut reason, MAX_ERROR);
+        truncate(&mut reason, if self.uses_reserve() { 0 } else { MAX_ERROR });
         self.change_rows(Rows::Timers, |transaction, totals| {
             let (next, died) = match afterwards {
                 // Never before the deadline, also if the clock was set back meanwhile.

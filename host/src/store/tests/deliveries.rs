@@ -50,7 +50,7 @@ fn deliver(store: &Arc<Store>, all: Vec<NewDelivery>) {
 }
 
 fn due(store: &Store, now: u64) -> Vec<DueDelivery> {
-    store.due_deliveries(now, NEVER, 100).unwrap().due
+    store.due_deliveries(now, 100).unwrap().due
 }
 
 fn ids(store: &Store, now: u64) -> Vec<String> {
@@ -118,7 +118,7 @@ fn deliveries_are_added_together_with_the_state_or_not_at_all() {
     view.deliver(new("other", "three", 20)).unwrap();
     assert_eq!((view.pending_keys(), view.pending_deliveries()), (4, 3));
     store.commit(&view.into_changes()).unwrap();
-    let found = store.due_deliveries(10, NEVER, 100).unwrap();
+    let found = store.due_deliveries(10, 100).unwrap();
     assert_eq!(found.next, Some(20));
     let [first] = found.due.as_slice() else { panic!("{found:?}") };
     assert_eq!((first.delivery.as_str(), first.attempts), ("one", 0));
@@ -199,7 +199,7 @@ fn one_delivery_of_a_key_is_due_at_a_time_and_a_dead_one_lets_the_next_pass() {
     deliver(&store, vec![new("k", "one", 10), new("k", "two", 10), with_result("k", "three", 10)]);
     assert_eq!(attempt(&store, 10, &retry(500)).delivery, "one");
     assert_eq!(ids(&store, 499), [""; 0], "it makes the others wait");
-    assert_eq!(store.due_deliveries(499, NEVER, 100).unwrap().next, Some(500));
+    assert_eq!(store.due_deliveries(499, 100).unwrap().next, Some(500));
     let again = attempt(&store, 500, &dead());
     assert_eq!((again.delivery.as_str(), again.attempts), ("one", 1));
     assert_eq!((ids(&store, 500), counts(&store)), (vec!["two".to_owned()], (2, 1)));
@@ -283,20 +283,93 @@ fn a_result_is_set_in_the_same_transaction_and_replaces_an_earlier_one() {
 }
 
 #[test]
-fn each_origin_gets_its_share_of_a_look_and_a_clock_that_was_ahead_delays_none() {
+fn each_origin_gets_its_share_of_a_look() {
     let (_dir, store) = fresh();
     let mut all: Vec<_> =
         (0..50).map(|number| of_origin("https://slow", &format!("s{number}"), 10)).collect();
     all.push(of_origin("https://good", "g", 20));
     deliver(&store, all);
-    let found = store.due_deliveries(20, NEVER, 3).unwrap().due;
+    let found = store.due_deliveries(20, 3).unwrap().due;
     let keys: Vec<_> = found.iter().map(|due| due.key.as_str()).collect();
     assert_eq!(keys, ["s0", "s1", "s2", "g"]);
-    let good = found.last().unwrap();
-    store.delivery_attempted(good.id, 1, 20, &retry(1_000_000)).unwrap();
-    assert!(store.due_deliveries(30, 1_000_000, 100).unwrap().due.iter().all(|due| due.key != "g"));
-    let found = store.due_deliveries(30, 999_999, 100).unwrap().due;
+    // More than all looks together return.
+    for origin in 0..30 {
+        let key = |number| format!("{origin}-{number}");
+        deliver(
+            &store,
+            (0..50).map(|n| of_origin(&format!("https://o{origin}"), &key(n), 10)).collect(),
+        );
+    }
+    let found = store.due_deliveries(20, 1_000).unwrap().due;
+    let of_slow = found.iter().filter(|due| due.origin == "https://slow").count();
+    assert!(found.len() <= 1_000 && of_slow >= 31, "{} {of_slow}", found.len());
     assert!(found.iter().any(|due| due.key == "g"));
+}
+
+#[test]
+fn a_clock_that_was_ahead_delays_none() {
+    const HOUR: u64 = 3_600_000;
+    let (_dir, store) = fresh();
+    let ahead = 100 * HOUR;
+    deliver(&store, vec![new("new", "new", ahead), new("behind", "first", 10)]);
+    deliver(&store, vec![new("behind", "second", ahead)]);
+    let tried = due(&store, 10).remove(0);
+    store.delivery_attempted(tried.id, 1, 10, &retry(ahead)).unwrap();
+    assert_eq!(ids(&store, 20), [""; 0]);
+    let now = 99 * HOUR;
+    // The attempt may really be that late.
+    store.bring_deliveries_forward(now, now + 24 * HOUR).unwrap();
+    assert_eq!(ids(&store, now), ["new"]);
+    store.bring_deliveries_forward(now, now + HOUR - 1).unwrap();
+    assert_eq!(ids(&store, now), ["new", "first"]);
+    let [new, first] = due(&store, now).try_into().unwrap();
+    store.delivery_attempted(first.id, 2, now, &delivered()).unwrap();
+    assert_eq!(ids(&store, now), [new.delivery.as_str(), "second"]);
+}
+
+#[test]
+fn attempts_are_recorded_though_the_plugin_has_filled_its_file() {
+    for (body, number) in [(20, 400), (8_000, 60), (100_000, 8)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir, StoreLimits { quota: 8 << 20, ..StoreLimits::default() });
+        for id in 0..number {
+            let mut new = with_result(&format!("k{id}"), &id.to_string(), 10);
+            new.delivery.request.body = vec![b'x'; body];
+            deliver(&store, vec![new]);
+        }
+        let fill = || {
+            for bytes in [100_000, 10_000, 1_000, 10] {
+                for key in 0.. {
+                    let mut view = store.view();
+                    view.set(&format!("{bytes}/{key}/{}", store.used()), vec![b'x'; bytes])
+                        .unwrap();
+                    if store.commit(&view.into_changes()).is_err() {
+                        break;
+                    }
+                }
+            }
+        };
+        fill();
+        let error = "e".repeat(500);
+        for round in 1..4 {
+            for due in store.due_deliveries(10 * round, 1_000).unwrap().due {
+                let next = 10 * (round + 1);
+                let failed = Attempted::Retry { next, status: Some(500), error: error.clone() };
+                store.delivery_attempted(due.id, round as u32, 10, &failed).unwrap();
+            }
+            // A handler gets nothing of what the records have left.
+            fill();
+            assert_eq!(store.delivery_counts().live, number);
+        }
+        for due in store.due_deliveries(100, 1_000).unwrap().due {
+            let ended = if due.id % 2 == 0 { delivered() } else { dead() };
+            store.delivery_attempted(due.id, 4, 100, &ended).unwrap();
+        }
+        assert_eq!((store.timer_count(), store.delivery_counts().live), (number, 0));
+        check(&dir, &store);
+        let pages = store.disk().bytes;
+        assert!(pages <= 8 << 20, "{pages}");
+    }
 }
 
 #[test]
@@ -456,7 +529,7 @@ proptest! {
                 let expected: Vec<_> = expected.into_iter().map(|(place, _)| place.to_string()).collect();
                 prop_assert_eq!(ids(&store, now), expected);
                 let next = later.into_iter().map(|(_, known)| known.1).min();
-                prop_assert_eq!(store.due_deliveries(now, NEVER, 100).unwrap().next, next);
+                prop_assert_eq!(store.due_deliveries(now, 100).unwrap().next, next);
             }
             let results: BTreeMap<u32, String> = results(&store)
                 .into_iter()
