@@ -18,6 +18,7 @@
 //! | [`rule`] | who may send an event or join a room |
 //! | [`route`] | the HTTP routes of plugins, and which of them conflict |
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
+//! | [`key`] | keys as text whose order is that of the values |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`timer`] | the names and the deadlines of timers |
 //! | [`outbound`] | HTTP requests of handlers, and their responses |
@@ -44,6 +45,7 @@ pub mod effect;
 pub mod events;
 pub mod identity;
 pub mod json;
+pub mod key;
 pub mod limits;
 pub mod name;
 pub mod outbound;
