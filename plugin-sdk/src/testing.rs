@@ -82,6 +82,8 @@ const FIRINGS: usize = 100_000;
 pub struct TestHost {
     plugin: Plugin,
     declared: Rc<Declared>,
+    /// The rooms of other plugins.
+    other_rooms: Vec<(String, Access)>,
     /// The identities of the connections, by id.
     clients: BTreeMap<String, Identity>,
     current: String,
@@ -146,6 +148,7 @@ impl TestHost {
         Ok(Self {
             plugin,
             declared,
+            other_rooms: Vec::new(),
             clients: BTreeMap::new(),
             current: "c1".to_owned(),
             now: START,
@@ -155,6 +158,50 @@ impl TestHost {
             world,
             log: Vec::new(),
         })
+    }
+
+    /// Loads `plugin`, another version of the plugin under test, in its place, as a deployment or a
+    /// rollback does. Everything else stays: state, timers, deliveries, connections, and the rooms
+    /// of other plugins. A schedule that the version does not declare is removed.
+    ///
+    /// ```
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Plugin, Result};
+    /// use serde_json::json;
+    ///
+    /// fn add(ctx: &Context, number: u64) -> Result {
+    ///     ctx.state().set("number", &number)
+    /// }
+    ///
+    /// /// Version 2 reads what version 1 has stored.
+    /// fn sum(ctx: &Context, number: u64) -> Result<u64> {
+    ///     Ok(ctx.state().get("number")?.unwrap_or(0) + number)
+    /// }
+    ///
+    /// let mut host = TestHost::new(Plugin::new("sums", "1.0.0", "").on("add", add));
+    /// host.handle("add", json!(3));
+    /// host.deploy(Plugin::new("sums", "2.0.0", "").on("sum", sum));
+    /// assert_eq!(host.handle("sum", json!(4)).reply, Ok(json!(7)));
+    /// ```
+    ///
+    /// # Panics
+    /// If a host refuses to load the plugin, or a room of another plugin beside it.
+    #[allow(
+        clippy::panic,
+        reason = "a test fails by panicking, and here it is the plugin that is wrong"
+    )]
+    pub fn deploy(&mut self, plugin: Plugin) -> &mut Self {
+        match Declared::load(&plugin, &self.world.settings) {
+            Ok(declared) => self.declared = Rc::new(declared),
+            Err(error) => panic!("a host refuses to load {plugin:?}: {error}"),
+        }
+        let schedules = self.declared.schedules();
+        Rc::make_mut(&mut self.timers).replace_schedules(schedules, self.now);
+        self.plugin = plugin;
+        for (pattern, access) in std::mem::take(&mut self.other_rooms) {
+            self.room(&pattern, access);
+        }
+        self
     }
 
     /// Adds a room that another plugin declares.
@@ -170,6 +217,7 @@ impl TestHost {
         if let Err(error) = self.declared.add_room(pattern, &access.to_string()) {
             panic!("a host refuses the room `{pattern}` of another plugin: {error}");
         }
+        self.other_rooms.push((pattern.to_owned(), access));
         self
     }
 

@@ -103,6 +103,21 @@ impl Timers {
         }
     }
 
+    /// Takes over the schedules of another version of the plugin, which serves from `now` on. Those
+    /// that have not changed keep their times.
+    pub(super) fn replace_schedules(&mut self, schedules: &BTreeMap<String, Schedule>, now: u64) {
+        let former = std::mem::replace(&mut self.schedules, schedules.clone());
+        let is_kept = |name: &String, by: &Schedule| schedules.get(name) == Some(by);
+        for (name, _) in former.iter().filter(|(name, by)| !is_kept(name, by)) {
+            self.take(&(name.clone(), String::new()));
+        }
+        for name in schedules.keys() {
+            if !self.is_set(&(name.clone(), String::new())) {
+                self.set_next(name, now);
+            }
+        }
+    }
+
     /// The number of timers, dead ones included.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.dead.len()

@@ -538,3 +538,36 @@ fn a_plugin_has_a_maximum_number_of_timers() {
     assert_eq!(code(json!({"from": max, "to": max + 1})), "ok");
     assert_eq!(host.advance(ms(1)).len() as u64, max);
 }
+
+#[test]
+fn another_version_takes_over_the_timers_and_has_its_own_schedules() {
+    let version = |schedules: &[(&'static str, &'static str)]| {
+        schedules.iter().fold(plugin(set, |_, _| Ok(())), |plugin, &(name, pattern)| {
+            plugin.every(name, Cron::utc(pattern), |_| Ok(()))
+        })
+    };
+    let names = |fired: &[(FiredTimer, Outcome)]| -> Vec<(String, u64)> {
+        fired.iter().map(|(timer, _)| (timer.name.clone(), timer.due - START)).collect()
+    };
+    let mut host = TestHost::new(version(&[
+        ("kept", "0 3 * * *"),
+        ("moved", "0 4 * * *"),
+        ("removed", "0 5 * * *"),
+    ]));
+    host.handle("event", json!({"after": 6 * HOUR}));
+    host.at(START + 3 * HOUR);
+    host.deploy(version(&[("kept", "0 3 * * *"), ("moved", "0 7 * * *"), ("new", "0 8 * * *")]));
+    let expected = [("kept", 3), ("t", 6), ("moved", 7), ("new", 8)];
+    assert_eq!(
+        names(&host.advance(ms(DAY / 2))),
+        expected.map(|(name, hour)| (name.to_owned(), hour * HOUR)),
+        "an overdue time of a schedule that is the same is not lost"
+    );
+}
+
+#[test]
+#[should_panic(expected = "a host refuses to load")]
+fn a_version_that_a_host_refuses_is_not_deployed() {
+    let mut host = TestHost::new(plugin(set, |_, _| Ok(())));
+    host.deploy(Plugin::new("Test", "1.0.0", ""));
+}
