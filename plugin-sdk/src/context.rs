@@ -2,6 +2,7 @@
 
 mod deliver;
 mod send;
+mod written;
 
 use std::fmt;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::state::State;
 use crate::time::{milliseconds, rfc3339};
 use crate::timer::{FiredTimer, Timer};
 
+use self::written::Written;
+
 /// The event that is handled: who caused it, and what the handler can do.
 ///
 /// All effects (emits, joins, leaves, stored values, timers, deliveries, a disconnect) are checked
@@ -30,6 +33,8 @@ use crate::timer::{FiredTimer, Timer};
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,
+    /// The writes of collections.
+    written: Written,
 }
 
 /// The caller and the event.
@@ -434,14 +439,25 @@ impl Context {
 }
 
 impl Context {
-    /// Creates the context of `event`, and calls `call` with it and the event's data.
+    /// The writes of collections in this event.
+    pub(crate) fn written(&self) -> &Written {
+        &self.written
+    }
+
+    /// Creates the context of `event`, and calls `call` with it and the event's data. Fails also if
+    /// `call` has ignored that a write of a collection was refused in the middle.
     pub(crate) fn run(
         mut event: Event,
         host: Box<dyn Host>,
         call: impl FnOnce(&Self, &str) -> Result<Option<String>>,
     ) -> Result<Option<String>> {
         let data = std::mem::take(&mut event.data);
-        call(&Self { event, host }, &data)
+        let ctx = Self { event, host, written: Written::default() };
+        let reply = call(&ctx, &data);
+        match ctx.written.torn() {
+            Some(refusal) if reply.is_ok() => Err(refusal),
+            _ => reply,
+        }
     }
 }
 

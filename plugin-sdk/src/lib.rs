@@ -239,6 +239,8 @@ mod settings;
 mod state;
 
 mod context;
+
+pub mod collection;
 mod handlers;
 mod plugin;
 

@@ -1,0 +1,9 @@
+//! Tests of collections: what plugin authors and operators rely on.
+
+mod fake;
+mod formats;
+mod migrations;
+mod model;
+mod queries;
+mod versions;
+mod writes;
