@@ -112,8 +112,9 @@
 //! the handler has returned `Ok` and the host has stored the values, timers and deliveries, the
 //! host applies all effects together. After `Err`, a panic, a missed deadline or a failed write, it
 //! applies none. A refused call does not fail the event by itself: the event fails if the handler
-//! returns the [`Refusal`], as `?` does. There is one exception: if the state is `unavailable`, the
-//! host discards the effects, whatever the handler returns.
+//! returns the [`Refusal`], as `?` does. There are two exceptions. If the state is `unavailable`,
+//! the host discards the effects, whatever the handler returns. The same is true if a write of a
+//! [`collection`] is refused after others that belong to it.
 //!
 //! The host can run a handler again for the same event, if a value that the handler has read was
 //! changed meanwhile. The host then drops all effects of the first run. [`Context::event_id`],
@@ -123,7 +124,53 @@
 //!
 //! A new version of a plugin starts with the state of the previous one. For a moment, both versions
 //! can serve at once. A rollback restores the code but not the data. The previous version must be
-//! able to read what a version writes; if it can't, write under another prefix.
+//! able to read what a version writes; if it can't, write under another prefix, or keep the data in
+//! a collection.
+//!
+//! # Collections
+//!
+//! A [`collection`] keeps typed records in the state: with ids, indexes, pages, counts and a time
+//! to live. Each record has the number of its format. A version that changes the format upgrades
+//! older records, and an older version refuses newer ones after a rollback, so none is lost or
+//! misread.
+//!
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # use serde_json::json;
+//! # use sockhop_sdk::testing::TestHost;
+//! # use sockhop_sdk::{Context, Plugin, Result};
+//! use sockhop_sdk::collection::{Collection, Index, Record};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Booking {
+//!     seat: String,
+//!     guest: String,
+//! }
+//!
+//! impl Record for Booking {
+//!     type Id = String;
+//!     const FORMAT: u32 = 1;
+//!
+//!     fn id(&self) -> String {
+//!         self.seat.clone()
+//!     }
+//! }
+//!
+//! const BY_GUEST: Index<Booking, String> = Index::new("guest", |booking| booking.guest.clone());
+//! const BOOKINGS: Collection<Booking> = Collection::new("bookings").index(&BY_GUEST);
+//!
+//! /// Books a seat, unless it is taken. Returns how many seats the guest has.
+//! fn book(ctx: &Context, (seat, guest): (String, String)) -> Result<usize> {
+//!     BOOKINGS.insert(ctx, &Booking { seat, guest: guest.clone() })?;
+//!     Ok(BOOKINGS.list(ctx, BY_GUEST.at(&guest))?.items.len())
+//! }
+//! #
+//! # let mut host = TestHost::new(Plugin::new("seats", "1.0.0", "").on("book", book));
+//! # assert_eq!(host.handle("book", json!(["1A", "ada"])).reply, Ok(json!(1)));
+//! # assert_eq!(host.handle("book", json!(["1B", "ada"])).reply, Ok(json!(2)));
+//! # let refused = host.handle("book", json!(["1A", "bob"])).reply;
+//! # assert_eq!(refused.map_err(|refusal| refusal.code), Err("already_exists".to_owned()));
+//! ```
 //!
 //! # Time
 //!

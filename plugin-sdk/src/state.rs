@@ -22,7 +22,8 @@ use crate::refusal::{Refusal, Result};
 /// The previous and the next version must be able to read what a version writes: a rollback changes
 /// the code, never the data. A value that a version can't read is refused as `corrupt_state`. A
 /// handler that passes this on has failed (`plugin_failed`). If a new version fails too often in
-/// its first minute, the host rolls it back.
+/// its first minute, the host rolls it back. A [`collection`](crate::collection) keeps records with
+/// ids and indexes in the state, and with each record the number of its format.
 ///
 /// Every call can be refused:
 ///
