@@ -128,6 +128,7 @@ fn help(command: &str) -> Option<String> {
     let below: &[&str] = match command {
         "plugins" => &["list", "show", "rollback", "disable", "enable", "forget"],
         "timers" | "deliveries" => &["list", "retry", "drop"],
+        "state" => &["get", "scan", "export", "import"],
         "data" => &["verify", "accept-loss"],
         _ => &[],
     };

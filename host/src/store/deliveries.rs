@@ -17,8 +17,8 @@ use crate::rejection::truncate;
 /// Maximum bytes of the reason that is kept for a failed attempt.
 const MAX_ERROR: usize = 512;
 
-/// Maximum number of deliveries that one look returns, if there are fewer origins: each has a share.
-/// Each origin has at most as many as are sent at once, so this bounds only the work for many
+/// Maximum number of deliveries that one look returns, if there are fewer origins: each has a
+/// share. Each origin has at most as many as are sent at once, so this bounds only the work for many
 /// origins.
 const MAX_DUE: usize = 1_000;
 
@@ -128,8 +128,8 @@ impl Store {
         })
     }
 
-    /// Makes deliveries due at `now` whose time a clock that was ahead has set: those that were never
-    /// tried, which are due when they are asked for, and those that are later than `latest`.
+    /// Makes deliveries due at `now` whose time a clock that was ahead has set: those that were
+    /// never tried, which are due when they are asked for, and those that are later than `latest`.
     ///
     /// # Errors
     /// The file can't be written: nothing has changed.

@@ -23,7 +23,7 @@ enum Access {
     Api(Box<HostArgs>),
     /// The lock keeps a host from starting meanwhile.
     File {
-        store: Store,
+        store: Box<Store>,
         _lock: DataLock,
     },
 }
@@ -54,7 +54,7 @@ impl Place {
         let limits = StoreLimits::of(&config.of_plugin(&name).limits);
         let store = store::open(&dir, &name, limits)
             .with_context(|| format!("can't open the state of `{name}`"))?;
-        Ok(Self { name, access: Access::File { store, _lock: lock } })
+        Ok(Self { name, access: Access::File { store: Box::new(store), _lock: lock } })
     }
 
     /// The entry of a key.

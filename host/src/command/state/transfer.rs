@@ -28,7 +28,13 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// Writes a file only if all of the state was read.
 pub(super) fn export(place: &Place, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let entries = match file {
-        None => write_all(place, &mut |line| Ok(output::raw_line(line)))?,
+        None => {
+            let mut print = |line: &str| {
+                output::raw_line(line);
+                Ok(())
+            };
+            write_all(place, &mut print)?
+        }
         Some(file) => {
             let unusable = || format!("can't write {}", file.display());
             // Beside the file, so that it can take its place in one step. Only its owner can read
