@@ -79,8 +79,8 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, deliver, emitter, http, identity, log, members, registry, rooms, state, timers,
-    types,
+    connections, deliver, emitter, http, identity, log, members, registry, replies, rooms, state,
+    timers, types,
 };
 
 /// A host whose calls do nothing.
@@ -127,6 +127,18 @@ impl registry::Host for Bare {
     }
     fn every(&mut self, _: String, _: String, _: String) -> Answer<()> {
         Ok(())
+    }
+    fn handshake(&mut self) -> Answer<()> {
+        Ok(())
+    }
+    fn arguments(&mut self, _: registry::Message, _: String) -> Answer<()> {
+        Ok(())
+    }
+}
+
+impl replies::Host for Bare {
+    fn attach(&mut self, _: Vec<u8>) -> Answer<u32> {
+        Ok(0)
     }
 }
 
@@ -212,6 +224,12 @@ impl identity::Host for Bare {
     }
     fn claims(&mut self) -> String {
         "null".to_owned()
+    }
+    fn auth(&mut self) -> Answer<String> {
+        Ok(String::new())
+    }
+    fn query(&mut self) -> Answer<Option<Vec<(String, String)>>> {
+        Ok(None)
     }
     fn sid(&mut self) -> String {
         String::new()

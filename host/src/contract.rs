@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use sockhop_core::arguments::Arguments;
 use sockhop_core::declarations::{DeclaredSchedule, Registration};
 use sockhop_core::route::Route;
 
@@ -53,10 +54,15 @@ pub struct PluginContract {
 pub struct InboundContract {
     /// The event's name.
     pub event: String,
-    /// JSON Schema of its argument.
+    /// JSON Schema of its argument, or of the array of its arguments.
     pub data: Value,
-    /// JSON Schema of a successful ack. `None` if the ack is `null`.
+    /// How many arguments it has.
+    pub arguments: Arguments,
+    /// JSON Schema of a successful ack: of its argument, or of the array of its arguments. `None`
+    /// if the ack is `null`.
     pub reply: Option<Value>,
+    /// How many arguments a successful ack has. One of a rejection has one.
+    pub reply_arguments: Arguments,
     /// Who may send it.
     pub access: Access,
 }
@@ -66,8 +72,10 @@ pub struct InboundContract {
 pub struct OutboundContract {
     /// The event's name.
     pub event: String,
-    /// JSON Schema of its argument.
+    /// JSON Schema of its argument, or of the array of its arguments.
     pub data: Value,
+    /// How many arguments it has.
+    pub arguments: Arguments,
     /// The rooms that it may go to. It may always go to one connection.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may go to every connection.
@@ -96,12 +104,15 @@ impl From<&Registration> for PluginContract {
         let inbound = registration.handles.iter().map(|declared| InboundContract {
             event: declared.event.clone(),
             data: schema(&declared.data),
+            arguments: declared.arguments,
             reply: declared.reply.as_deref().map(schema),
+            reply_arguments: declared.reply_arguments,
             access: declared.access.clone(),
         });
         let outbound = registration.emits.iter().map(|declared| OutboundContract {
             event: declared.event.clone(),
             data: schema(&declared.data),
+            arguments: declared.arguments,
             rooms: declared.rooms.clone(),
             everyone: declared.everyone,
         });
@@ -163,7 +174,13 @@ fn error_event() -> OutboundContract {
         },
         "required": ["code", "message", "id", "retry", "origin"],
     });
-    OutboundContract { event: ERROR.to_owned(), data, rooms: Vec::new(), everyone: false }
+    OutboundContract {
+        event: ERROR.to_owned(),
+        data,
+        arguments: Arguments::One,
+        rooms: Vec::new(),
+        everyone: false,
+    }
 }
 
 /// The codes of rejections.
@@ -199,7 +216,14 @@ mod tests {
 
     fn inbound(event: &str, reply: Option<&str>, access: Access) -> InboundEvent {
         let reply = reply.map(str::to_owned);
-        InboundEvent { event: event.to_owned(), data: "{}".to_owned(), reply, access }
+        InboundEvent {
+            event: event.to_owned(),
+            data: "{}".to_owned(),
+            reply,
+            access,
+            arguments: Arguments::One,
+            reply_arguments: Arguments::One,
+        }
     }
 
     #[test]
@@ -215,6 +239,7 @@ mod tests {
             emits: vec![OutboundEvent {
                 event: "written".to_owned(),
                 data: r#"{"type":"object"}"#.to_owned(),
+                arguments: Arguments::List,
                 rooms: vec![pattern("user_{user}")],
                 everyone: true,
             }],
@@ -223,6 +248,7 @@ mod tests {
             routes: Vec::new(),
             timers: vec![DeclaredTimer { timer: "late".to_owned(), data: "true".to_owned() }],
             schedules: Vec::new(),
+            handshake: false,
         };
         let rule = RoomRule {
             pattern: pattern("user_{user}"),
@@ -232,6 +258,7 @@ mod tests {
         let written = OutboundContract {
             event: "written".to_owned(),
             data: json!({"type": "object"}),
+            arguments: Arguments::List,
             rooms: vec![pattern("user_{user}")],
             everyone: true,
         };
@@ -247,13 +274,17 @@ mod tests {
                     InboundContract {
                         event: "read".to_owned(),
                         data: json!({}),
+                        arguments: Arguments::One,
                         reply: None,
+                        reply_arguments: Arguments::One,
                         access: Access::Anyone,
                     },
                     InboundContract {
                         event: "write".to_owned(),
                         data: json!({}),
+                        arguments: Arguments::One,
                         reply: Some(json!({"type": "null"})),
+                        reply_arguments: Arguments::One,
                         access: Access::Authenticated,
                     },
                 ],

@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::LiveConfig;
-use crate::event::{Caller, Connection, Event, Json};
+pub use crate::effect::Reply;
+use crate::event::{Caller, Connection, Event};
 use crate::events::check_payload;
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
@@ -45,15 +46,6 @@ pub struct Dispatcher {
     clock: WallClock,
     rate: RateLimits,
     outbound: Arc<Outbound>,
-}
-
-/// The result of a handler that succeeded.
-#[derive(Debug)]
-pub struct Reply {
-    /// The JSON that the event's ack carries.
-    pub json: Json,
-    /// Whether the handler asked to end its caller's connection. The ack is sent before the end.
-    pub ends: bool,
 }
 
 /// The outcome of an event.
@@ -119,6 +111,11 @@ impl Dispatcher {
     /// What sends the HTTP requests of handlers.
     pub(crate) fn outbound(&self) -> &Outbound {
         &self.outbound
+    }
+
+    /// Whether a plugin that serves asks for the handshakes of connections.
+    pub(crate) fn needs_handshakes(&self) -> bool {
+        self.registry.snapshot().needs_handshakes()
     }
 
     /// The token buckets of clients.
@@ -254,8 +251,10 @@ impl Dispatcher {
         if let Some(tried) = tried.filter(|rule| !rule.allows(&identity, None)) {
             self.observed("event", &event.name, &event.caller, tried);
         }
-        let (payload, max_depth) = (&event.payload, self.config.get().limits.json_depth.get());
-        check_payload(&payload.text, payload.attachments.len(), &inbound.data, max_depth)
+        let (payload, arguments) = (&event.payload, inbound.arguments);
+        let max_depth = self.config.get().limits.json_depth.get() + arguments.levels();
+        let data = arguments.payload(&payload.text);
+        check_payload(&data, payload.attachments.len(), &inbound.data, max_depth)
     }
 
     /// Counts and logs what a rule that the operator only tries would have refused.
@@ -403,6 +402,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use sockhop_core::arguments::Arguments;
+
     use crate::event::{Identity, Payload, Requester};
     use crate::rate::ClientRate;
     use crate::rejection::Refusal;
@@ -415,7 +416,14 @@ mod tests {
         let dispatcher = Dispatcher::new(registry, rooms, Arc::default(), Arc::clone(&metrics));
         let data = Arc::new(Schema::compile("true", 4).unwrap());
         let meter = metrics.meter("plugin", "event");
-        let inbound = Inbound { data, reply: None, access: Access::Role("admin".into()), meter };
+        let inbound = Inbound {
+            data,
+            reply: None,
+            access: Access::Role("admin".into()),
+            arguments: Arguments::One,
+            reply_arguments: Arguments::One,
+            meter,
+        };
         let request = |user: Option<&str>, roles: &[&str]| {
             let identity = Identity {
                 user: user.map(str::to_owned),

@@ -9,7 +9,7 @@ use crate::event::Json;
 
 pub(crate) use calls::{
     ConnectionCalls, DeliverCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls,
-    RoomCalls, StateCalls, Stopped, TimerCalls,
+    ReplyCalls, RoomCalls, StateCalls, Stopped, TimerCalls,
 };
 
 pub(crate) use sockhop_core::delivery::Delivery;
@@ -45,10 +45,21 @@ pub(crate) struct Emit {
     pub to: Target,
     /// The event's name.
     pub event: String,
-    /// The event's one argument.
+    /// The event's argument, or the list of its arguments.
     pub data: Json,
-    /// The binary attachments, in the order of the argument's placeholders.
+    /// The binary attachments, in the order of the placeholders.
     pub attachments: Vec<Bytes>,
+}
+
+/// The result of a handler that succeeded.
+#[derive(Debug)]
+pub struct Reply {
+    /// The JSON that the event's ack carries.
+    pub json: Json,
+    /// The binary attachments of the ack, in the order of the JSON's placeholders.
+    pub attachments: Vec<Bytes>,
+    /// Whether the handler asked to end its caller's connection. The ack is sent before the end.
+    pub ends: bool,
 }
 
 /// One event that a handler asks to send, before it is checked.
@@ -58,9 +69,9 @@ pub struct EmitRequest {
     pub to: Target,
     /// The event's name.
     pub event: String,
-    /// The event's one argument, which should be JSON.
+    /// The event's argument, or the array of its arguments, which should be JSON.
     pub data: String,
-    /// The binary attachments, in the order of the argument's placeholders.
+    /// The binary attachments, in the order of the placeholders.
     pub attachments: Vec<Bytes>,
 }
 

@@ -19,6 +19,7 @@ use pending_connects::PendingConnects;
 
 pub use caller::{Caller, Requester};
 pub use id::EventId;
+pub(crate) use sockhop_core::handshake::Handshake;
 pub use sockhop_core::identity::Identity;
 pub use sockhop_core::json::Json;
 pub(crate) use sockhop_core::name::AUTHENTICATE;
@@ -42,6 +43,8 @@ pub struct Connection {
     client: ArcSwap<ClientKeys>,
     /// The buckets from which its events take tokens.
     rate: ClientRate,
+    /// What the client sent when it connected; `None` if that is not kept.
+    handshake: Option<Box<Handshake>>,
     /// The plugins that have not handled its `$connect` yet.
     pub(crate) pending_connects: PendingConnects,
     /// Its entry among the members of rooms, whose type only `rooms` knows. Each event that a
@@ -70,6 +73,7 @@ impl Connection {
             identity: ArcSwap::new(identity),
             client,
             rate: ClientRate::default(),
+            handshake: None,
             pending_connects: PendingConnects::default(),
             member: OnceLock::new(),
         }
@@ -80,6 +84,19 @@ impl Connection {
     pub(crate) fn with_rate(mut self, rate: ClientRate) -> Self {
         self.rate = rate;
         self
+    }
+
+    /// Returns the same connection, with what its client sent when it connected.
+    #[must_use]
+    pub(crate) fn with_handshake(mut self, handshake: Option<Handshake>) -> Self {
+        self.handshake = handshake.map(Box::new);
+        self
+    }
+
+    /// What the client sent when it connected. `None` if no plugin asked for it then, or if it was
+    /// too large.
+    pub(crate) fn handshake(&self) -> Option<&Handshake> {
+        self.handshake.as_deref()
     }
 
     /// Returns the identity of the connected client.
@@ -116,11 +133,11 @@ impl Connection {
 /// Memory of an attachment besides its bytes: its reference and its allocation.
 const ATTACHMENT_COST: usize = 64;
 
-/// The payload of an event: text that should be JSON, and the attachments to which it should refer.
+/// The arguments of an event: text that should be JSON, and the attachments to which it refers.
 /// The dispatcher validates it, once.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// The JSON text.
+    /// The JSON texts of the arguments, separated by commas. Empty if the client sent none.
     pub text: Box<str>,
     /// The attachments in the order of their placeholders.
     pub attachments: Vec<Bytes>,

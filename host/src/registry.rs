@@ -102,6 +102,8 @@ pub struct Generation {
     disabled: HashSet<String>,
     /// What the operator declares.
     operator: Arc<OperatorSettings>,
+    /// Whether one of the plugins asks for the handshakes of connections.
+    needs_handshakes: bool,
 }
 
 /// The handler of an event, and the rules for the event.
@@ -135,6 +137,11 @@ impl Generation {
     #[must_use]
     pub fn with_operator(self, operator: Arc<OperatorSettings>) -> Self {
         Self { operator, ..self }
+    }
+
+    /// Whether one of the plugins asks for the handshakes of connections.
+    pub fn needs_handshakes(&self) -> bool {
+        self.needs_handshakes
     }
 
     /// The declarations of the operator.
@@ -273,6 +280,7 @@ impl Generation {
         }
         self.rooms.add_under(&self.operator.rules, name, &registration.rooms);
         self.routes.add(name, &registration.routes);
+        self.needs_handshakes |= registration.handshake;
         if is_disabled {
             self.disabled.insert(name.to_owned());
         }

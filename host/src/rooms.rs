@@ -7,8 +7,8 @@ mod membership;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::effect::{Effect, Emit, Target, Who};
-use crate::event::{Caller, Connection, EventId, Identity, Json};
+use crate::effect::{Effect, Emit, Reply, Target, Who};
+use crate::event::{Caller, Connection, EventId, Identity};
 use crate::rejection::Rejection;
 use crate::socketio::{Answer, Full, Link, TOKEN};
 
@@ -307,7 +307,7 @@ impl Rooms {
         to: &ReplyTo,
         event: &str,
         id: EventId,
-        answer: &Result<Json, Rejection>,
+        answer: &Result<Reply, Rejection>,
     ) {
         if let Some(text) = AnswerText::of(to, event, id, answer) {
             to.link.answer(text.answer(to)).await;
@@ -323,7 +323,7 @@ impl Rooms {
         to: &ReplyTo,
         event: &str,
         id: EventId,
-        answer: &Result<Json, Rejection>,
+        answer: &Result<Reply, Rejection>,
     ) -> Result<(), Full> {
         AnswerText::of(to, event, id, answer)
             .map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
@@ -383,7 +383,7 @@ fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> usize {
 
 /// The text of an answer: a reply as the plugin wrote it, or the JSON document of a rejection.
 enum AnswerText<'answer> {
-    Reply(&'answer str),
+    Reply(&'answer Reply),
     Rejection(String),
 }
 
@@ -393,10 +393,10 @@ impl<'answer> AnswerText<'answer> {
         to: &ReplyTo,
         event: &str,
         id: EventId,
-        answer: &'answer Result<Json, Rejection>,
+        answer: &'answer Result<Reply, Rejection>,
     ) -> Option<Self> {
         match (to.ack, answer) {
-            (Some(_), Ok(reply)) => Some(Self::Reply(reply.as_str())),
+            (Some(_), Ok(reply)) => Some(Self::Reply(reply)),
             (None, Ok(_)) => None,
             (Some(_), Err(rejection)) => Some(Self::Rejection(format!(
                 "{{\"error\":{}}}",
@@ -409,10 +409,10 @@ impl<'answer> AnswerText<'answer> {
     }
 
     fn answer(&self, to: &ReplyTo) -> Answer<'_> {
-        let text = match self {
-            Self::Reply(text) => text,
-            Self::Rejection(text) => text.as_str(),
+        let (text, attachments) = match self {
+            Self::Reply(reply) => (reply.json.arguments(), reply.attachments.as_slice()),
+            Self::Rejection(text) => (text.as_str(), Default::default()),
         };
-        to.ack.map_or(Answer::Event(ERROR, text), |id| Answer::Ack(id, text))
+        to.ack.map_or(Answer::Event(ERROR, text), |id| Answer::Ack(id, text, attachments))
     }
 }

@@ -154,6 +154,11 @@ impl Sockets {
 }
 
 impl Clients for Sockets {
+    fn handshake_bytes(&self) -> Option<usize> {
+        let limit = self.config.get().limits.handshake_bytes.get();
+        self.dispatcher.needs_handshakes().then_some(limit)
+    }
+
     fn prepare(
         &self,
         newcomer: Newcomer,
@@ -190,6 +195,10 @@ mod tests {
     struct Waiting(Arc<dyn socketio::Client>);
 
     impl Clients for Refusing {
+        fn handshake_bytes(&self) -> Option<usize> {
+            None
+        }
+
         fn prepare(
             &self,
             newcomer: Newcomer,
@@ -264,6 +273,7 @@ mod tests {
                 namespace: "/".into(),
                 address: None,
                 slot: None,
+                query: None,
                 credentials: Credentials::default(),
             };
             let client = sockets.prepare(newcomer).await.unwrap();

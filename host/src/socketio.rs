@@ -42,8 +42,18 @@ pub(crate) struct Newcomer {
     pub(crate) address: Option<IpAddr>,
     /// What it sent to prove who it is.
     pub(crate) credentials: Credentials,
+    /// The query of the URL of its handshake; `None` if no plugin asks for it.
+    pub(crate) query: Option<Box<str>>,
     /// The slot of its session, if the client must hold it until its last event is handled.
     pub(crate) slot: Option<SessionSlot>,
+}
+
+/// Returns the query of a handshake's URL, if a plugin asks for it. Of a query that is too long,
+/// only so much is returned that it is not kept.
+fn kept_query(clients: &dyn Clients, uri: &http::Uri) -> Option<Box<str>> {
+    let max = clients.handshake_bytes()?;
+    let query = uri.query().unwrap_or_default();
+    Some(query.get(..=max).unwrap_or(query).into())
 }
 
 /// Why a client may not enter. The client receives it as CONNECT_ERROR.
@@ -65,6 +75,10 @@ impl ConnectRefusal {
 
 /// The host, as seen by an implementation.
 pub(crate) trait Clients: Send + Sync + 'static {
+    /// Returns how many bytes of a handshake are kept for plugins. `None` if no plugin asks for
+    /// handshakes.
+    fn handshake_bytes(&self) -> Option<usize>;
+
     /// Prepares a connection: decides who the client is, and whether it may enter. Awaited before
     /// CONNECT is answered, without a limit of its own.
     ///
@@ -128,8 +142,8 @@ pub(crate) struct Incoming<'packet> {
 /// The answer to an event: an ack, or an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answer<'text> {
-    /// The ack with this id, and the text of its arguments.
-    Ack(u64, &'text str),
+    /// The ack with this id, the text of its arguments, and the attachments to which that refers.
+    Ack(u64, &'text str, &'text [Bytes]),
     /// An event with this name, and the text of its argument.
     Event(&'static str, &'text str),
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sockhop_core::effect::{Target, Who};
 use sockhop_core::limits;
 
+use crate::args::Outgoing;
 use crate::attachment::Attachment;
 use crate::connection::Connection;
 use crate::emits::Emits;
@@ -113,6 +114,38 @@ impl Context {
         serde_json::from_str(&self.host.claims()).unwrap_or_default()
     }
 
+    /// Returns the `auth` that the client has sent when it connected, as an object: `{}` if it has
+    /// sent none. If the host takes tokens (`[auth] mode = "jwt"`), the member `token` is left out.
+    /// The host has checked nothing in it: it is what the client claims.
+    ///
+    /// `null` if there is no connection, or if the host has not kept the handshake: no plugin asked
+    /// for it when the connection began, or it has more than 4 KiB (by default). It stays the same
+    /// while the connection lives.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this or [`query`](Self::query).
+    ///
+    /// # Errors
+    /// `misuse`: the plugin does not call [`Plugin::handshake`](crate::Plugin::handshake).
+    pub fn auth(&self) -> Result<Value> {
+        #[cfg(target_family = "wasm")]
+        let auth = crate::imports::identity::auth()?;
+        #[cfg(not(target_family = "wasm"))]
+        let auth = self.host.auth()?;
+        Ok(serde_json::from_str(&auth).unwrap_or_default())
+    }
+
+    /// Returns the parameters of the URL by which the client has connected, decoded, in their
+    /// order, without those of Engine.IO. `None` if [`auth`](Self::auth) returns `null`.
+    ///
+    /// # Errors
+    /// As [`auth`](Self::auth).
+    pub fn query(&self) -> Result<Option<Vec<(String, String)>>> {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::identity::query();
+        #[cfg(not(target_family = "wasm"))]
+        self.host.query()
+    }
+
     /// Returns the caller's Socket.IO id, which the client knows as `socket.id`. It is a secret of
     /// the caller: never send it to other clients. Empty if no connection caused the event.
     #[must_use]
@@ -193,7 +226,7 @@ impl Context {
     /// ([`Plugin::emits`](crate::Plugin::emits)), or the declaration does not name the room.
     /// `invalid_data`: `data` breaks a bound of its schema. `limit`: by default, more than 256
     /// effects or 1 MiB in one event. `misuse`: `to` needs a sender, and there is none.
-    pub fn emit<T: Output>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
+    pub fn emit<T: Outgoing>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
         self.emit_binary(to, event, data, &[])
     }
 
@@ -202,7 +235,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`emit`](Self::emit), and `misuse` if placeholders and attachments do not match.
-    pub fn emit_binary<T: Output>(
+    pub fn emit_binary<T: Outgoing>(
         &self,
         to: Target,
         event: &Emits<T>,
@@ -219,6 +252,47 @@ impl Context {
     /// As [`emit`](Self::emit), and `invalid_data` if `data` is not JSON.
     pub fn emit_json(&self, to: Target, event: &str, data: &str) -> Result {
         self.host.emit(to, event, data, &[])
+    }
+
+    /// Attaches bytes to the reply of this handler. Returns the placeholder, which the reply must
+    /// contain exactly once: the client gets the bytes in its place. If the handler attaches
+    /// nothing, an [`Attachment`] in its reply is plain JSON.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this.
+    ///
+    /// ```
+    /// use schemars::JsonSchema;
+    /// use serde::Serialize;
+    /// use serde_json::json;
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Attachment, Context, Plugin, Result};
+    ///
+    /// #[derive(Serialize, JsonSchema)]
+    /// struct Picture {
+    ///     name: String,
+    ///     image: Attachment,
+    /// }
+    ///
+    /// fn picture(ctx: &Context, name: String) -> Result<Picture> {
+    ///     Ok(Picture { name, image: ctx.attach(&[137, 80, 78, 71])? })
+    /// }
+    ///
+    /// let mut host = TestHost::new(Plugin::new("album", "1.0.0", "").on("picture", picture));
+    /// let reply = host.handle("picture", json!("cat")).reply;
+    /// let image = json!({"_placeholder": true, "num": 0});
+    /// assert_eq!(reply, Ok(json!({"name": "cat", "image": image})));
+    /// assert_eq!(host.reply_attachments(), [[137, 80, 78, 71]]);
+    /// ```
+    ///
+    /// # Errors
+    /// `limit`: by default, more than 4 attachments or 256 KiB of them, or the event has too many
+    /// effects. `misuse`: an HTTP request has caused the event, whose answer has no attachments, or
+    /// the host, whose events have no reply.
+    pub fn attach(&self, bytes: &[u8]) -> Result<Attachment> {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::replies::attach(bytes).map(Attachment::new);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.attach(bytes).map(Attachment::new)
     }
 
     /// Joins the caller to `room`. If the caller is already in it, nothing changes.

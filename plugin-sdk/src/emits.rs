@@ -3,8 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::Serialize;
-
+use crate::args::Outgoing;
 use crate::json::encode;
 use crate::refusal::Result;
 
@@ -23,6 +22,8 @@ use crate::refusal::Result;
 ///
 /// const NOTE_CREATED: Emits<Note> = Emits::new("note_created").to(&["notes", "user_{user_id}"]);
 /// ```
+///
+/// It has one argument. With [`Args`](crate::Args) as the type, it has several.
 pub struct Emits<T> {
     name: &'static str,
     pub(crate) rooms: &'static [&'static str],
@@ -52,9 +53,9 @@ impl<T> Emits<T> {
     }
 }
 
-impl<T: Serialize> Emits<T> {
+impl<T: Outgoing> Emits<T> {
     pub(crate) fn encode(&self, data: &T) -> Result<String> {
-        encode(data)
+        encode(data.json())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::any::TypeId;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::args::{Incoming, Outgoing};
 use crate::context::Context;
 use crate::json::encode;
 use crate::refusal::{Refusal, Result};
@@ -12,7 +12,8 @@ use crate::refusal::{Refusal, Result};
 /// A function that handles an event: `fn(&Context, T) -> Result<R>`.
 ///
 /// Implemented for every such function and closure. `T` is the payload and `R` is the reply. `R =
-/// ()` means that there is no reply, and the ack is `null`.
+/// ()` means that there is no reply, and the ack is `null`. With [`Args`](crate::Args), each has
+/// several arguments.
 #[diagnostic::on_unimplemented(
     message = "this is no event handler",
     label = "expected a function `fn(&Context, Payload) -> sockhop_sdk::Result<Reply>`",
@@ -47,16 +48,16 @@ pub(crate) type ErasedHandler = Box<dyn Fn(&Context, &str) -> Result<Option<Stri
 /// Wraps `handler` so that it takes and returns JSON.
 pub(crate) fn erase<T, R>(handler: impl Handler<T, R>) -> ErasedHandler
 where
-    T: DeserializeOwned,
-    R: Serialize + 'static,
+    T: Incoming,
+    R: Outgoing,
 {
     Box::new(move |ctx, data| {
         // The host has checked the payload against its schema. Errors here are values that the
         // schema can't exclude, such as a number out of the type's range.
         let payload = serde_json::from_str(data)
             .map_err(|error| Refusal::invalid_payload(error.to_string()))?;
-        let reply = handler.call(ctx, payload)?;
-        if has_no_reply::<R>() { Ok(None) } else { encode(&reply).map(Some) }
+        let reply = handler.call(ctx, T::from_json(payload))?;
+        if has_no_reply::<R>() { Ok(None) } else { encode(reply.json()).map(Some) }
     })
 }
 

@@ -5,6 +5,8 @@
 //! [`crate::Context`] builds the convenient API on top of them.
 
 #[cfg(not(target_family = "wasm"))]
+use sockhop_core::arguments::Message;
+#[cfg(not(target_family = "wasm"))]
 use sockhop_core::delivery::Delivery;
 use sockhop_core::effect::Target;
 #[cfg(not(target_family = "wasm"))]
@@ -32,10 +34,14 @@ pub trait Registry {
     fn room(&self, pattern: &str, access: &str) -> Result;
     fn listens(&self, event: &str) -> Result;
     /// This and the following functions are only for native hosts. On WebAssembly, those of
-    /// `imports` are called directly: a plugin without routes and timers then does not import them,
-    /// and also runs on hosts before 0.1.1.
+    /// `imports` are called directly: a plugin without routes, lists of arguments and timers then
+    /// does not import them, and also runs on hosts before 0.1.1.
     #[cfg(not(target_family = "wasm"))]
     fn route(&self, method: &str, path: &str, event: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn handshake(&self) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn arguments(&self, of: Message, event: &str) -> Result;
     #[cfg(not(target_family = "wasm"))]
     fn timer(&self, timer: &str, data: &str) -> Result;
     #[cfg(not(target_family = "wasm"))]
@@ -45,6 +51,7 @@ pub trait Registry {
 /// The functions that a plugin can call while it handles an event: one trait for each interface.
 pub(crate) trait Host:
     EmitterCalls
+    + ReplyCalls
     + RoomCalls
     + MemberCalls
     + ConnectionCalls
@@ -60,6 +67,7 @@ pub(crate) trait Host:
 
 impl<T> Host for T where
     T: EmitterCalls
+        + ReplyCalls
         + RoomCalls
         + MemberCalls
         + ConnectionCalls
@@ -76,6 +84,12 @@ impl<T> Host for T where
 /// The interface `emitter`.
 pub(crate) trait EmitterCalls {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result;
+}
+
+/// The interface `replies`. Only for the test host; see [`ConnectionCalls`].
+pub(crate) trait ReplyCalls {
+    #[cfg(not(target_family = "wasm"))]
+    fn attach(&self, bytes: &[u8]) -> Result<u32>;
 }
 
 /// The interface `rooms`.
@@ -108,6 +122,11 @@ pub(crate) trait ConnectionCalls {
 pub(crate) trait IdentityCalls {
     fn has_role(&self, role: &str) -> bool;
     fn claims(&self) -> String;
+    /// This and the next function are only for the test host; see [`ConnectionCalls`].
+    #[cfg(not(target_family = "wasm"))]
+    fn auth(&self) -> Result<String>;
+    #[cfg(not(target_family = "wasm"))]
+    fn query(&self) -> Result<Option<Vec<(String, String)>>>;
     fn sid(&self) -> String;
     fn event_id(&self) -> String;
     fn received_at(&self) -> u64;

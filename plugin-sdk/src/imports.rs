@@ -8,10 +8,11 @@ mod connections;
 pub(crate) mod deliver;
 mod emitter;
 pub(crate) mod http;
-mod identity;
+pub(crate) mod identity;
 mod log;
 pub(crate) mod members;
 mod registry;
+pub(crate) mod replies;
 mod rooms;
 mod settings;
 mod state;
@@ -19,7 +20,7 @@ pub(crate) mod timers;
 mod types;
 
 pub(crate) use connections::connections;
-pub(crate) use registry::{every, route, timer};
+pub(crate) use registry::{arguments, every, handshake, route, timer};
 
 /// Generated from `wit/v0.1`, once for all plugins, so that a plugin needs no interface files.
 #[allow(

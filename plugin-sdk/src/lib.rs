@@ -229,6 +229,10 @@
 //! `serde_json::Number` or in a `serde_json::Value`. A `u64` keeps all its digits too, but
 //! JavaScript clients round integers above 2^53: send those as text.
 //!
+//! An event has one argument, and so has an ack. With [`Args`], a handler takes, returns and emits
+//! several, such as those of an existing protocol. Bytes travel as attachments: the payload and the
+//! reply name them by an [`Attachment`].
+//!
 //! # Settings
 //!
 //! A handler reads the operator's settings (`[plugins.NAME.config]`) with [`Context::setting`]. A
@@ -261,7 +265,7 @@
 //! 128 MiB of memory; an operator can change these limits. A plugin can emit only events that it
 //! declares, to rooms that the declaration names. It can join its caller to rooms that any plugin
 //! declares, and others to rooms that it declares itself, if the access rule of the room allows
-//! them. It never sees a client's token, only the claims in it.
+//! them. It never sees a token that the host takes, only the claims in it.
 
 // Each module uses only modules before it. The blank lines keep rustfmt from sorting all of them.
 mod access;
@@ -278,6 +282,8 @@ mod timer;
 mod delivery;
 mod host;
 mod json;
+
+mod args;
 
 mod emits;
 #[cfg(target_family = "wasm")]
@@ -298,6 +304,9 @@ pub mod bindings;
 pub mod testing;
 
 pub use access::Access;
+#[doc(hidden)]
+pub use args::Declare;
+pub use args::{Args, ArgumentList, Incoming, Outgoing};
 pub use attachment::Attachment;
 pub use connection::Connection;
 pub use context::Context;
@@ -312,6 +321,8 @@ pub use plugin::Plugin;
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use route::Route;
 pub use settings::Settings;
+#[doc(inline)]
+pub use sockhop_core::arguments::Message;
 #[doc(inline)]
 pub use sockhop_core::effect::{Target, Who};
 pub use state::{Scan, State};

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::OnceLock;
 
+use sockhop_core::arguments::Message;
 use sockhop_core::name::host_event;
 use sockhop_core::timer::EVENT_PREFIX;
 
 use crate::access::Access;
+use crate::args::{Declare, Incoming, Outgoing, declare_list};
 use crate::context::Context;
 use crate::emits::Emits;
 use crate::event::Event;
@@ -88,6 +90,16 @@ enum Declaration {
         /// Passes the route to the host. Only [`Plugin::route`] names this function, so a plugin
         /// without routes does not contain the import.
         declare: fn(&dyn Registry, Route, &str) -> Result,
+    },
+    Arguments {
+        of: Message,
+        event: Cow<'static, str>,
+        /// Passes the declaration to the host, as for a route.
+        declare: Declare,
+    },
+    Handshake {
+        /// Asks the host for handshakes, as for a route.
+        declare: fn(&dyn Registry) -> Result,
     },
     Timer {
         timer: &'static str,
@@ -169,22 +181,49 @@ impl Plugin {
     }
 
     /// Handles `event` with `handler`. The payload and reply schemas come from the types of the
-    /// handler.
+    /// handler. Each is one argument of the event or of its ack, unless the type is
+    /// [`Args`](crate::Args).
     #[must_use]
     pub fn on<H, T, R>(self, event: impl Into<Cow<'static, str>>, handler: H) -> Self
     where
         H: Handler<T, R>,
-        T: Payload,
-        R: Output,
+        T: Incoming,
+        R: Outgoing,
     {
+        let event = event.into();
         let reply =
-            if has_no_reply::<R>() { None } else { Some(Schema::OfType(output_schema::<R>)) };
+            if has_no_reply::<R>() { None } else { Some(Schema::OfType(output_schema::<R::Json>)) };
         self.and(Declaration::Handles {
-            event: event.into(),
-            data: Schema::OfType(payload_schema::<T>),
+            event: event.clone(),
+            data: Schema::OfType(payload_schema::<T::Json>),
             reply,
             handler: erase(handler),
         })
+        .with_arguments(Message::Event, event.clone(), T::DECLARE)
+        .with_arguments(Message::Reply, event, R::DECLARE)
+    }
+
+    /// Declares that a message of `event` has a list of arguments: its schema is that of the array,
+    /// and so is the JSON that the handler takes, returns or emits. For the events of
+    /// [`on_json`](Self::on_json) and [`emits_json`](Self::emits_json), which must stand before;
+    /// [`Args`](crate::Args) does the same for types.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this.
+    #[must_use]
+    pub fn arguments(self, of: Message, event: impl Into<Cow<'static, str>>) -> Self {
+        self.with_arguments(of, event.into(), Some(declare_list))
+    }
+
+    fn with_arguments(
+        self,
+        of: Message,
+        event: Cow<'static, str>,
+        declare: Option<Declare>,
+    ) -> Self {
+        match declare {
+            Some(declare) => self.and(Declaration::Arguments { of, event, declare }),
+            None => self,
+        }
     }
 
     /// Handles `event` with a handler that takes and returns JSON text, for schemas that are known
@@ -209,15 +248,17 @@ impl Plugin {
     }
 
     /// Restricts who can send the event that the previous call of [`on`](Self::on) declares.
-    /// Without it, anyone can. Only calls of [`route`](Self::route) may stand between. The host
-    /// answers an anonymous caller with `unauthorized`, and a user without the role with
+    /// Without it, anyone can. Only calls of [`route`](Self::route) and
+    /// [`arguments`](Self::arguments) may stand between. The host answers an anonymous caller with `unauthorized`, and a user without the role with
     /// `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
         // If that declaration is not `on`, there is no event to restrict. The host then refuses the
         // empty name, and the message says where `requires` belongs.
-        let is_route = |declared: &&Declaration| matches!(declared, Declaration::Route { .. });
-        let event = match self.declarations.iter().rev().find(|declared| !is_route(declared)) {
+        let is_more = |declared: &&Declaration| {
+            matches!(declared, Declaration::Route { .. } | Declaration::Arguments { .. })
+        };
+        let event = match self.declarations.iter().rev().find(|declared| !is_more(declared)) {
             Some(Declaration::Handles { event, .. }) => event.clone(),
             _ => Cow::Borrowed(""),
         };
@@ -284,6 +325,34 @@ impl Plugin {
     #[must_use]
     pub fn route(self, route: Route, event: impl Into<Cow<'static, str>>) -> Self {
         self.and(Declaration::Route { route, event: event.into(), declare: declare_route })
+    }
+
+    /// Asks for what clients send when they connect, which handlers read with
+    /// [`Context::auth`] and [`Context::query`]. The host keeps it only for connections that begin
+    /// while a plugin that asks for it serves.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this.
+    ///
+    /// ```
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Plugin, Result};
+    /// use serde_json::json;
+    ///
+    /// // `io(url, { auth: { device: "d7" }, query: { lang: "de" } })`
+    /// fn device(ctx: &Context, _: ()) -> Result<(Option<String>, bool)> {
+    ///     let device = ctx.auth()?["device"].as_str().map(str::to_owned);
+    ///     let query = ctx.query()?.unwrap_or_default();
+    ///     Ok((device, query.iter().any(|(name, value)| name == "lang" && value == "de")))
+    /// }
+    ///
+    /// let plugin = Plugin::new("devices", "1.0.0", "").handshake().on("device", device);
+    /// let mut host = TestHost::new(plugin);
+    /// host.handshake(json!({"device": "d7"}), "lang=de");
+    /// assert_eq!(host.handle("device", json!(null)).reply, Ok(json!(["d7", true])));
+    /// ```
+    #[must_use]
+    pub fn handshake(self) -> Self {
+        self.and(Declaration::Handshake { declare: declare_handshake })
     }
 
     /// Calls `handler` once per start of the host, before the first client connects. There is no
@@ -491,13 +560,14 @@ impl Plugin {
 
     /// Declares an event that this plugin emits. A plugin can emit only declared events.
     #[must_use]
-    pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
+    pub fn emits<T: Outgoing>(self, event: Emits<T>) -> Self {
         let rooms = event.rooms.iter().map(|room| (*room).to_owned()).collect();
-        self.and(Declaration::Emits {
-            event: Cow::Borrowed(event.name()),
-            data: Schema::OfType(output_schema::<T>),
-            rooms,
-        })
+        let (event, data) = (Cow::Borrowed(event.name()), Schema::OfType(output_schema::<T::Json>));
+        self.and(Declaration::Emits { event: event.clone(), data, rooms }).with_arguments(
+            Message::Emit,
+            event,
+            T::DECLARE,
+        )
     }
 
     /// Declares an event that this plugin emits with [`Context::emit_json`], for a schema that is
@@ -606,6 +676,8 @@ fn declare(declarations: &[Declaration], registry: &dyn Registry) -> Result {
             }
             Declaration::Room { pattern, access } => registry.room(pattern, &access.to_string())?,
             Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
+            Declaration::Arguments { of, event, declare } => declare(registry, *of, event)?,
+            Declaration::Handshake { declare } => declare(registry)?,
             Declaration::Timer { timer, data, declare, .. } => declare(registry, timer, &data())?,
             Declaration::Every { timer, cron, declare, .. } => declare(registry, timer, *cron)?,
         }
@@ -623,6 +695,17 @@ fn declare_route(registry: &dyn Registry, route: Route, event: &str) -> Result {
     }
     #[cfg(not(target_family = "wasm"))]
     registry.route(method, path, event)
+}
+
+/// Asks the host for handshakes.
+fn declare_handshake(registry: &dyn Registry) -> Result {
+    #[cfg(target_family = "wasm")]
+    {
+        let _ = registry;
+        crate::imports::handshake()
+    }
+    #[cfg(not(target_family = "wasm"))]
+    registry.handshake()
 }
 
 /// Passes a timer that handlers set to the host.

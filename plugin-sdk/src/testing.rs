@@ -27,7 +27,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::Value;
+use sockhop_core::handshake::Handshake;
 use sockhop_core::identity::Identity;
+use sockhop_core::limits;
 use sockhop_core::name::host_event;
 use sockhop_core::timer;
 
@@ -96,6 +98,8 @@ pub struct TestHost {
     timers: Rc<Timers>,
     world: World,
     log: Vec<(Level, String)>,
+    /// Those of the last reply.
+    attachments: Vec<Vec<u8>>,
 }
 
 impl TestHost {
@@ -157,6 +161,7 @@ impl TestHost {
             timers,
             world,
             log: Vec::new(),
+            attachments: Vec::new(),
         })
     }
 
@@ -249,6 +254,16 @@ impl TestHost {
         self
     }
 
+    /// Sets what the caller has sent when it connected: its `auth`, and the query of the URL, such as
+    /// `lang=de&room=7`. As on a host that takes tokens, the member `token` of `auth` is left out,
+    /// and nothing is kept of more than 4 KiB or of an `auth` that is no object. Without this, the
+    /// caller has sent nothing.
+    pub fn handshake(&mut self, auth: Value, query: &str) -> &mut Self {
+        let kept = Handshake::read(&auth.to_string(), query, true, limits::HANDSHAKE_BYTES);
+        self.world.handshakes.insert(self.current.clone(), kept.ok());
+        self
+    }
+
     /// Sets the plugin's own setting `name`, as an operator would under `[plugins.NAME.config]`,
     /// for the handlers that read it. The declarations of the plugin stay as they are: for those,
     /// use [`with_settings`](Self::with_settings).
@@ -303,7 +318,9 @@ impl TestHost {
         fired
     }
 
-    /// Handles an event from the caller.
+    /// Handles an event from the caller. If the event has a list of arguments
+    /// ([`Args`](crate::Args)), `data` is the array of them, and so is the reply of one that has a
+    /// list.
     pub fn handle(&mut self, event: &str, data: Value) -> Outcome {
         self.handle_binary(event, data, Vec::new())
     }
@@ -369,6 +386,13 @@ impl TestHost {
         let outcome = self.host_event(host_event::DISCONNECT, Some(caller));
         self.world.members.retain(|(_, connection)| *connection != self.current);
         outcome
+    }
+
+    /// Returns what the handler of the last event has attached to its reply
+    /// ([`Context::attach`](crate::Context::attach)). Empty after a refusal.
+    #[must_use]
+    pub fn reply_attachments(&self) -> &[Vec<u8>] {
+        &self.attachments
     }
 
     /// Returns the plugin's stored values by key. A value that is not JSON appears as an array of
@@ -492,8 +516,8 @@ impl TestHost {
             self.world.clone(),
         ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));
-        let reply = reply.and_then(|reply| self.check_reply(name, reply));
-        let Finished { world, mut effects, timers: changes, log } = run.finish();
+        let Finished { world, mut effects, mut attachments, timers: changes, log } = run.finish();
+        let reply = reply.and_then(|reply| self.check_reply(name, reply, attachments.len()));
         // Also after a refusal: log lines are not effects.
         self.log.extend(log);
         // It shares the timers, and they are changed now.
@@ -508,6 +532,7 @@ impl TestHost {
             timers.apply(changes);
         } else {
             effects.clear();
+            attachments.clear();
             // A number is never returned to its sequence.
             self.world.sequences = world.sequences;
             // A request that was sent can't be undone.
@@ -516,13 +541,14 @@ impl TestHost {
                 timers.failed(timer, self.now);
             }
         }
+        self.attachments = attachments;
         Outcome { reply, effects }
     }
 
     /// Returns the ack. The client of a handler whose reply is invalid receives `plugin_failed`;
     /// the reason is for the test, as it is for the host's log.
-    fn check_reply(&self, event: &str, reply: Option<String>) -> Result<Value> {
-        let reply = self.declared.check_reply(event, reply);
+    fn check_reply(&self, event: &str, reply: Option<String>, attachments: usize) -> Result<Value> {
+        let reply = self.declared.check_reply(event, reply, attachments);
         reply
             .and_then(|reply| {
                 serde_json::from_str(reply.as_str()).map_err(|error| error.to_string())

@@ -154,11 +154,11 @@ async fn a_payload_that_is_not_json_is_told_apart_from_one_argument_too_many() {
     for (packet, message) in [
         (
             r#"["echo",1,{"a":2}]"#,
-            "an event has at most one argument, and this one has 2; put them into one object",
+            "this event has at most one argument, and 2 were sent; put them into one object",
         ),
         (
             r#"["echo",1,2,3]"#,
-            "an event has at most one argument, and this one has 3; put them into one object",
+            "this event has at most one argument, and 3 were sent; put them into one object",
         ),
         (
             r#"["echo",1]]"#,

@@ -34,6 +34,7 @@ mod limits;
 mod links;
 mod logging;
 mod members;
+mod messages;
 mod numbers;
 mod operators;
 mod order;

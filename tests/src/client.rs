@@ -19,7 +19,31 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::PATIENCE;
 
 type Socket = WebSocketStream<Box<dyn Stream>>;
-type Acks = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
+type Acks = Arc<Mutex<HashMap<u64, Expected>>>;
+
+/// What waits for an ack.
+enum Expected {
+    /// An ack with exactly one argument and no attachments.
+    One(oneshot::Sender<Value>),
+    /// Any ack.
+    Any(oneshot::Sender<Arguments>),
+}
+
+/// The arguments of an event or an ack, with their attachments.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Arguments {
+    /// As JSON, with placeholders.
+    pub values: Vec<Value>,
+    /// In the order in which they came.
+    pub attachments: Vec<Vec<u8>>,
+}
+
+impl Arguments {
+    /// Arguments without attachments.
+    pub fn of<const N: usize>(values: [Value; N]) -> Self {
+        Self { values: values.into(), attachments: Vec::new() }
+    }
+}
 
 /// How many received events may wait until a test reads them.
 const EVENTS: usize = 100_000;
@@ -44,7 +68,7 @@ pub struct TestClient {
     /// Ids of the acks in the order of their arrival.
     acked: Arc<Mutex<Vec<u64>>>,
     next_ack: AtomicU64,
-    events: mpsc::Receiver<(String, Value)>,
+    events: mpsc::Receiver<(String, Arguments)>,
     pinged: Arc<Notify>,
     reader: tokio::task::JoinHandle<()>,
 }
@@ -89,6 +113,14 @@ impl TestClient {
         Self::try_over(reach(url).await, url, namespace, &auth).await
     }
 
+    /// Connects to the namespace `/` with this `auth`, as text, and more parameters in the query of
+    /// the URL, such as `&lang=de`.
+    pub async fn connect_saying(url: &str, auth: &str, query: &str) -> Self {
+        let stream = reach(url).await;
+        let connected = Self::try_saying(Box::new(stream), url, "/", auth, query).await;
+        connected.unwrap_or_else(|refused| panic!("a connect packet, not {refused}"))
+    }
+
     /// Connects to the namespace `/` over a connection to the host at `url`.
     pub async fn connect_over(stream: impl Stream, url: &str) -> Self {
         let connected = Self::try_on(Box::new(stream), url, "/", "").await;
@@ -116,10 +148,20 @@ impl TestClient {
         namespace: &str,
         auth: &str,
     ) -> Result<Self, Value> {
+        Self::try_saying(stream, url, namespace, auth, "").await
+    }
+
+    async fn try_saying(
+        stream: Box<dyn Stream>,
+        url: &str,
+        namespace: &str,
+        auth: &str,
+        query: &str,
+    ) -> Result<Self, Value> {
         // Packets of the main namespace do not name it.
         let namespace = if namespace == "/" { String::new() } else { format!("{namespace},") };
         let address = url.trim_start_matches("https://").trim_start_matches("http://");
-        let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
+        let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket{query}");
         let (socket, _) =
             tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
         let (mut writer, mut reader) = socket.split();
@@ -198,15 +240,30 @@ impl TestClient {
     /// Does the same with attachments. The array names them by placeholders.
     pub async fn ask_with(&self, array: &str, attachments: &[Vec<u8>]) -> Value {
         let (id, answer) = self.expect_ack();
-        let packet = format!("45{}-{}{id}{array}", attachments.len(), self.namespace);
-        {
-            let mut writer = self.writer.lock().await;
-            let _ = writer.send(Message::text(packet)).await;
-            for bytes in attachments {
-                let _ = writer.send(Message::binary(bytes.clone())).await;
-            }
-        }
+        self.send_with(id, array, attachments).await;
         answered(array, answer).await
+    }
+
+    /// Does the same, with or without attachments, and returns all arguments of the ack with its
+    /// attachments.
+    pub async fn ask_any(&self, array: &str, attachments: &[Vec<u8>]) -> Arguments {
+        let (sender, answer) = oneshot::channel();
+        let id = self.expect_as(Expected::Any(sender));
+        self.send_with(id, array, attachments).await;
+        answered(array, answer).await
+    }
+
+    async fn send_with(&self, id: u64, array: &str, attachments: &[Vec<u8>]) {
+        let kind = match attachments.len() {
+            0 => "42".to_owned(),
+            count => format!("45{count}-"),
+        };
+        let mut writer = self.writer.lock().await;
+        let packet = format!("{kind}{}{id}{array}", self.namespace);
+        let _ = writer.send(Message::text(packet)).await;
+        for bytes in attachments {
+            let _ = writer.send(Message::binary(bytes.clone())).await;
+        }
     }
 
     /// Sends an event. The returned receiver resolves to the argument of its ack.
@@ -218,10 +275,14 @@ impl TestClient {
 
     /// Returns the id of a new ack, and the receiver of its argument.
     fn expect_ack(&self) -> (u64, oneshot::Receiver<Value>) {
-        let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.acks.lock().expect("no panic under the lock").insert(id, sender);
-        (id, receiver)
+        (self.expect_as(Expected::One(sender)), receiver)
+    }
+
+    fn expect_as(&self, expected: Expected) -> u64 {
+        let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
+        self.acks.lock().expect("no panic under the lock").insert(id, expected);
+        id
     }
 
     /// Waits for the next event, which must have this name, and returns its data.
@@ -231,8 +292,13 @@ impl TestClient {
         data
     }
 
-    /// Waits for the next event, and returns its name and data.
+    /// Waits for the next event, and returns its name and its first argument.
     pub async fn next(&mut self) -> (String, Value) {
+        first(self.next_list().await)
+    }
+
+    /// Waits for the next event, and returns its name and all arguments.
+    pub async fn next_list(&mut self) -> (String, Arguments) {
         let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
         next.expect("an event in time").expect("an event before the end of the connection")
     }
@@ -240,7 +306,7 @@ impl TestClient {
     /// Returns the received events that the test has not read. If an event's ack has arrived, the
     /// emits of that event have arrived too.
     pub fn pending(&mut self) -> Vec<(String, Value)> {
-        std::iter::from_fn(|| self.events.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.events.try_recv().ok().map(first)).collect()
     }
 
     /// Whether all acks have arrived in the order in which their events were sent.
@@ -282,7 +348,7 @@ impl Drop for TestClient {
 }
 
 /// Waits for the answer to `array`, which [`TestClient::ask_later`] has sent.
-pub async fn answered(array: &str, answer: oneshot::Receiver<Value>) -> Value {
+pub async fn answered<T>(array: &str, answer: oneshot::Receiver<T>) -> T {
     tokio::time::timeout(PATIENCE, answer)
         .await
         .unwrap_or_else(|_| panic!("no ack for {array:.100}"))
@@ -299,12 +365,61 @@ async fn text(reader: &mut SplitStream<Socket>) -> Option<String> {
     }
 }
 
+/// An event with its first argument.
+fn first((name, arguments): (String, Arguments)) -> (String, Value) {
+    (name, arguments.values.into_iter().next().unwrap_or_default())
+}
+
+/// The next attachments of a packet.
+async fn attachments(reader: &mut SplitStream<Socket>, count: usize) -> Vec<Vec<u8>> {
+    let mut attachments = Vec::new();
+    while attachments.len() < count {
+        match reader.next().await {
+            Some(Ok(Message::Binary(bytes))) => attachments.push(bytes.to_vec()),
+            Some(Ok(Message::Text(text))) => panic!("{text} in the place of an attachment"),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break,
+        }
+    }
+    attachments
+}
+
+/// Splits the text of a packet with attachments into their number and the rest, without the
+/// namespace.
+fn binary<'packet>(
+    packet: &'packet str,
+    kind: &str,
+    namespace: &str,
+) -> Option<(usize, &'packet str)> {
+    let (count, rest) = packet.strip_prefix(kind)?.split_once('-')?;
+    Some((count.parse().ok()?, rest.strip_prefix(namespace)?))
+}
+
+/// Passes an ack to what waits for it.
+fn acknowledge(acks: &Acks, acked: &Mutex<Vec<u64>>, ack: &str, attachments: Vec<Vec<u8>>) {
+    let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));
+    let values: Vec<Value> = serde_json::from_str(arguments).expect("JSON");
+    let id = id.parse().expect("an ack's id");
+    acked.lock().expect("no panic under the lock").push(id);
+    // The panics happen under the lock on purpose: they poison the lock, which `drop` detects.
+    let mut waiting = acks.lock().expect("no panic under the lock");
+    match waiting.remove(&id).unwrap_or_else(|| panic!("a second ack: {ack}")) {
+        Expected::One(sender) => {
+            assert_eq!((values.len(), attachments.len()), (1, 0), "an ack of one argument: {ack}");
+            let _ = sender.send(values[0].clone());
+        }
+        Expected::Any(sender) => {
+            let _ = sender.send(Arguments { values, attachments });
+        }
+    }
+}
+
 async fn read(
     mut reader: SplitStream<Socket>,
     writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
     acks: Acks,
     acked: Arc<Mutex<Vec<u64>>>,
-    events: mpsc::Sender<(String, Value)>,
+    events: mpsc::Sender<(String, Arguments)>,
     namespace: String,
     pinged: Arc<Notify>,
 ) {
@@ -314,24 +429,18 @@ async fn read(
             pinged.notify_one();
             let _ = writer.lock().await.send(Message::text("3")).await;
         } else if let Some(ack) = packet.strip_prefix(&ack_prefix) {
-            let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));
-            let arguments: Value = serde_json::from_str(arguments).expect("JSON");
-            assert_eq!(
-                arguments.as_array().map(Vec::len),
-                Some(1),
-                "an ack has exactly one argument: {ack}"
-            );
-            let id = id.parse().expect("an ack's id");
-            acked.lock().expect("no panic under the lock").push(id);
-            // The panic happens under the lock on purpose: it poisons the lock, which `drop`
-            // detects.
-            let mut waiting = acks.lock().expect("no panic under the lock");
-            let sender = waiting.remove(&id).unwrap_or_else(|| panic!("a second ack: {ack}"));
-            let _ = sender.send(arguments[0].clone());
-        } else if let Some(event) = packet.strip_prefix(&event_prefix) {
-            let event: Value = serde_json::from_str(event).expect("JSON");
-            let name = event[0].as_str().expect("a name").to_owned();
-            if events.send((name, event[1].clone())).await.is_err() {
+            acknowledge(&acks, &acked, ack, Vec::new());
+        } else if let Some((count, ack)) = binary(&packet, "46", &namespace) {
+            acknowledge(&acks, &acked, ack, attachments(&mut reader, count).await);
+        } else if let Some((count, event)) = packet
+            .strip_prefix(&event_prefix)
+            .map(|event| (0, event))
+            .or_else(|| binary(&packet, "45", &namespace))
+        {
+            let mut values: Vec<Value> = serde_json::from_str(event).expect("JSON");
+            let name = values.remove(0).as_str().expect("a name").to_owned();
+            let attachments = attachments(&mut reader, count).await;
+            if events.send((name, Arguments { values, attachments })).await.is_err() {
                 return;
             }
         } else if packet == "41" || packet == "1" {

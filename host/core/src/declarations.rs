@@ -2,6 +2,9 @@
 //! here: only their length is checked. Arguments have the types of the WIT interface, in plain
 //! Rust.
 
+mod arguments;
+
+use crate::arguments::Arguments;
 use crate::limits;
 use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_name};
 use crate::rejection::Refusal;
@@ -10,7 +13,7 @@ use crate::rule::{Access, DeclaredRoom, RoomPattern};
 
 /// A plugin's complete and checked declarations. The registry checks whether they are compatible
 /// with those of other plugins.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registration {
     /// The plugin's name, which is also the name of its slot.
     pub name: String,
@@ -32,6 +35,8 @@ pub struct Registration {
     pub timers: Vec<DeclaredTimer>,
     /// The timers that the host sets by a schedule.
     pub schedules: Vec<DeclaredSchedule>,
+    /// Whether its handlers may read the handshake of their caller.
+    pub handshake: bool,
 }
 
 /// A timer that handlers set.
@@ -65,6 +70,10 @@ pub struct InboundEvent {
     pub reply: Option<String>,
     /// Who may send it.
     pub access: Access,
+    /// How many arguments it has.
+    pub arguments: Arguments,
+    /// How many arguments its ack has.
+    pub reply_arguments: Arguments,
 }
 
 /// An outbound event.
@@ -72,8 +81,10 @@ pub struct InboundEvent {
 pub struct OutboundEvent {
     /// Event type.
     pub event: String,
-    /// JSON Schema of its argument.
+    /// JSON Schema of its argument, or of the array of its arguments.
     pub data: String,
+    /// How many arguments it has.
+    pub arguments: Arguments,
     /// The rooms and templates of rooms that it may be sent to.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may be sent to every connection (`*`).
@@ -168,13 +179,7 @@ impl Declarations {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 description,
-                handles: Vec::new(),
-                emits: Vec::new(),
-                rooms: Vec::new(),
-                listens: Vec::new(),
-                routes: Vec::new(),
-                timers: Vec::new(),
-                schedules: Vec::new(),
+                ..Registration::default()
             });
             Ok(())
         })
@@ -207,6 +212,8 @@ impl Declarations {
                 data,
                 reply,
                 access: Access::Anyone,
+                arguments: Arguments::One,
+                reply_arguments: Arguments::One,
             });
             Ok(())
         })
@@ -260,7 +267,8 @@ impl Declarations {
                     "event `{event}` is declared twice with `emits`"
                 )));
             }
-            plugin.emits.push(OutboundEvent { event: event.to_owned(), data, rooms, everyone });
+            let (event, arguments) = (event.to_owned(), Arguments::One);
+            plugin.emits.push(OutboundEvent { event, data, arguments, rooms, everyone });
             Ok(())
         })
     }
@@ -325,18 +333,30 @@ impl Declarations {
         self.declare(|this| {
             let route = Route::new(method, path, event).map_err(Refusal::misuse)?;
             let plugin = this.registration()?;
-            if !plugin.handles.iter().any(|inbound| inbound.event == event) {
+            let Some(inbound) = plugin.handles.iter().find(|inbound| inbound.event == event) else {
                 return Err(Refusal::misuse(format!(
                     "route `{route}` is for the event `{event}`, which this plugin does not \
                      handle; declare the event before its route"
                 )));
-            }
+            };
+            arguments::check_route(&route, inbound)?;
             if let Some(other) = plugin.routes.iter().find(|other| other.matches_same(&route)) {
                 return Err(Refusal::misuse(format!(
                     "route `{route}` is declared twice: `{other}` is for the same requests"
                 )));
             }
             plugin.routes.push(route);
+            Ok(())
+        })
+    }
+
+    /// Asks for the handshakes of connections.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn handshake(&mut self) -> Result<(), Refusal> {
+        self.declare(|this| {
+            this.registration()?.handshake = true;
             Ok(())
         })
     }
@@ -450,6 +470,7 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::Message;
 
     fn with_name() -> Declarations {
         let mut declarations = Declarations::new(10, 100);
@@ -487,7 +508,7 @@ mod tests {
     #[test]
     fn an_invalid_declaration_is_refused_and_its_message_names_the_invalid_argument() {
         type Call = fn(&mut Declarations) -> Result<(), Refusal>;
-        let cases: [(Call, &str); 15] = [
+        let cases: [(Call, &str); 20] = [
             (|d| d.plugin("again", "1.0.0", String::new()), "twice"),
             (|d| d.requires("nope", "anyone"), "`nope`"),
             (|d| d.room("admin", "owner"), "`admin`"),
@@ -500,6 +521,31 @@ mod tests {
             (|d| d.route("GET", "/api/e", "e"), "`/api/e`"),
             (|d| d.route("GET", "/e", "nope"), "`nope`"),
             (|d| d.timer("$t", "{}".into()), "`$t`"),
+            (|d| d.arguments(Message::Event, "nope"), "`nope`"),
+            (|d| d.arguments(Message::Emit, "nope"), "`nope`"),
+            (
+                |d| {
+                    d.handles("e", "{}".into(), None)?;
+                    d.arguments(Message::Reply, "e")
+                },
+                "no reply",
+            ),
+            (
+                |d| {
+                    d.handles("e", "{}".into(), None)?;
+                    d.arguments(Message::Event, "e")?;
+                    d.route("GET", "/e", "e")
+                },
+                "`GET /e`",
+            ),
+            (
+                |d| {
+                    d.handles("e", "{}".into(), Some("{}".into()))?;
+                    d.route("GET", "/e", "e")?;
+                    d.arguments(Message::Reply, "e")
+                },
+                "`GET /e`",
+            ),
             (|d| d.every("", "* * * * *", "UTC"), "``"),
             (
                 |d| {

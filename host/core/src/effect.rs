@@ -114,6 +114,24 @@ impl EffectLimits {
     }
 }
 
+/// Checks whether a reply may have this number of attachments, of `bytes` in all.
+///
+/// # Errors
+/// `limit`.
+pub fn check_attachments(
+    attachments: usize,
+    bytes: usize,
+    max: usize,
+    max_bytes: usize,
+) -> Result<(), Refusal> {
+    if attachments <= max && bytes <= max_bytes {
+        return Ok(());
+    }
+    Err(Refusal::limit(format!(
+        "a reply has at most {max} attachments of {max_bytes} bytes in all"
+    )))
+}
+
 /// Checks that a connection that is in `rooms` rooms may join another room.
 ///
 /// # Errors

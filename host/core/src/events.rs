@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::arguments::Arguments;
 use crate::attachment::placeholders_match;
 use crate::declarations::{DeclaredSchedule, Registration};
 use crate::effect::Target;
@@ -43,14 +44,20 @@ pub struct Inbound {
     pub reply: Option<Arc<Schema>>,
     /// Who may send it.
     pub access: Access,
+    /// How many arguments it has.
+    pub arguments: Arguments,
+    /// How many arguments the ack has.
+    pub reply_arguments: Arguments,
 }
 
 /// An event that a plugin emits.
 #[derive(Debug, Clone)]
 pub struct Outbound {
-    /// Schema of its argument. If a reply has the same schema, both are the same [`Arc`]: emitted
-    /// data need not be checked again when it is the reply.
+    /// Schema of its argument, or of the array of its arguments. If a reply has the same schema,
+    /// both are the same [`Arc`]: emitted data need not be checked again when it is the reply.
     pub data: Arc<Schema>,
+    /// How many arguments it has.
+    pub arguments: Arguments,
     /// The rooms that it may go to.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may go to everyone.
@@ -81,11 +88,11 @@ pub enum EventsError {
     /// The plugin has more patterns than the host compiles for one plugin.
     #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
     TooManyPatterns,
-    /// The schema of a reply allows a top-level property `error`, by which clients recognize a
-    /// rejection.
+    /// The schema of a reply allows a top-level property `error`, in its first argument if it has a
+    /// list of them, by which clients recognize a rejection.
     #[error(
-        "event `{event}`: its reply may not have a property `error` at its top level, because \
-         clients recognise a rejection by it; rename it"
+        "event `{event}`: its reply may not have a property `error` at its top level, or that of \
+         its first argument, because clients recognise a rejection by it; rename it"
     )]
     ReplyHasError {
         /// The event.
@@ -122,17 +129,22 @@ impl Events {
                 .as_deref()
                 .map(|reply| compiler.compile(event, "reply", reply))
                 .transpose()?;
-            if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
+            let (arguments, reply_arguments) = (declared.arguments, declared.reply_arguments);
+            let has_error =
+                |reply: &Arc<Schema>| reply.allows_top_level_property(reply_arguments, "error");
+            if reply.as_ref().is_some_and(has_error) {
                 return Err(EventsError::ReplyHasError { event: event.clone() });
             }
             let access = declared.access.clone();
-            inbound.insert(event.clone(), Inbound { data, reply, access });
+            let declared = Inbound { data, reply, access, arguments, reply_arguments };
+            inbound.insert(event.clone(), declared);
         }
         let mut outbound = BTreeMap::new();
         for declared in &registration.emits {
             let data = compiler.compile(&declared.event, "data", &declared.data)?;
-            let (rooms, everyone) = (declared.rooms.clone(), declared.everyone);
-            outbound.insert(declared.event.clone(), Outbound { data, rooms, everyone });
+            let (arguments, everyone) = (declared.arguments, declared.everyone);
+            let declared_as = Outbound { data, arguments, rooms: declared.rooms.clone(), everyone };
+            outbound.insert(declared.event.clone(), declared_as);
         }
         let mut timers = BTreeMap::new();
         for declared in &registration.timers {
@@ -154,7 +166,8 @@ impl Events {
     /// Checks that the payload of a route's event can have the variables of the path.
     fn check_route(&self, route: &Route) -> Result<(), EventsError> {
         let Some(inbound) = self.inbound.get(&route.event) else { return Ok(()) };
-        match route.path.variables().find(|name| !inbound.data.may_have_property(name)) {
+        let has = |name: &&str| inbound.data.may_have_property(inbound.arguments, name);
+        match route.path.variables().find(|name| !has(name)) {
             None => Ok(()),
             Some(variable) => Err(EventsError::NoSuchProperty {
                 route: route.to_string(),
@@ -208,7 +221,7 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
     let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
     match arguments.map(|arguments| arguments.len()) {
         Ok(count @ 2..) => Rejection::invalid(format!(
-            "an event has at most one argument, and this one has {count}; put them into one object"
+            "this event has at most one argument, and {count} were sent; put them into one object"
         )),
         _ => Rejection::invalid(format!("the payload can't be read as JSON: {error}")),
     }
@@ -235,27 +248,49 @@ pub fn check_payload(
     ))
 }
 
-/// Returns the JSON for the ack if the handler's reply matches its schema. Without a schema, there
-/// must be no reply, and the ack is `null`.
+/// Returns the JSON for the ack if the handler's reply, with this number of attachments, matches
+/// its schema. Without a schema, there must be no reply, and the ack is `null`.
 ///
 /// # Errors
 /// Describes for the plugin's author what is wrong with the reply.
-pub fn check_reply(reply: Option<String>, schema: Option<&Schema>) -> Result<Json, String> {
+pub fn check_reply(
+    reply: Option<String>,
+    attachments: usize,
+    schema: Option<&Schema>,
+    arguments: Arguments,
+) -> Result<Json, String> {
     let Some(schema) = schema else {
         return match reply.as_deref() {
-            None | Some("null") => Ok(Json::null()),
-            Some(_) => {
+            None | Some("null") if attachments == 0 => Ok(Json::null()),
+            _ => {
                 Err("the handler replied, but its event was registered without a reply".to_owned())
             }
         };
     };
     let reply = reply.unwrap_or_else(|| "null".to_owned());
-    let (reply, value) =
+    let (mut reply, value) =
         Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+    if arguments.are_list() {
+        reply = reply.into_list(&value).ok_or(
+            "the reply is no array, but its event was registered with a list of arguments in its \
+             ack",
+        )?;
+    }
     // A schema that allows everything allows `error` too, but clients could not distinguish such a
     // reply from a rejection.
     if reply.has_error {
-        return Err("the reply has a property `error` at its top level".to_owned());
+        return Err(
+            "the reply has a property `error` at the top level of its argument, or of its \
+                    first one"
+                .to_owned(),
+        );
+    }
+    // Without attachments, an object that looks like a placeholder is plain JSON, as it is for
+    // clients: handlers may reply with what a client has sent.
+    if attachments > 0 && !placeholders_match(&value, attachments) {
+        return Err(format!(
+            "the reply must name each of its {attachments} attachments by exactly one placeholder"
+        ));
     }
     schema.check(&value).map_err(|details| {
         let details: Vec<_> = details.iter().map(in_words).collect();
@@ -325,6 +360,12 @@ impl Outbound {
         self.everyone || self.rooms.iter().any(|pattern| pattern.matches(room).is_some())
     }
 
+    /// Whether data of the event may fill a template with the property `name`: it is one of the
+    /// first argument.
+    pub fn may_have_property(&self, name: &str) -> bool {
+        self.data.may_have_property(self.arguments, name)
+    }
+
     /// Checks whether a handler may emit `event` to `to`. `has_sender` says whether a connection
     /// caused the handled event.
     ///
@@ -364,7 +405,15 @@ impl Outbound {
         data: String,
         attachments: usize,
     ) -> Result<(Json, Value), Refusal> {
-        let (data, value) = checked_data(format_args!("`{event}`"), data, &self.data)?;
+        let (mut data, value) = checked_data(format_args!("`{event}`"), data, &self.data)?;
+        if self.arguments.are_list() {
+            data = data.into_list(&value).ok_or_else(|| {
+                Refusal::new(
+                    "invalid_data",
+                    format!("the data of `{event}` is no array of its arguments"),
+                )
+            })?;
+        }
         if !placeholders_match(&value, attachments) {
             return Err(Refusal::misuse(format!(
                 "the data must name each of its {attachments} attachments by exactly one \
@@ -380,6 +429,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::arguments::Message;
     use crate::declarations::Declarations;
 
     fn compiled(declare: impl FnOnce(&mut Declarations)) -> Result<Events, EventsError> {
@@ -485,7 +535,9 @@ mod tests {
     #[test]
     fn a_reply_follows_its_declaration() {
         let schema = Schema::compile(r#"{"type": ["object", "null"]}"#, 1024).unwrap();
-        let check = |reply: Option<&str>, schema| check_reply(reply.map(str::to_owned), schema);
+        let check = |reply: Option<&str>, schema| {
+            check_reply(reply.map(str::to_owned), 0, schema, Arguments::One)
+        };
         assert_eq!(check(None, None), Ok(Json::null()));
         assert!(check(Some("1"), None).is_err());
         assert_eq!(check(None, Some(&schema)), Ok(Json::null()));
@@ -493,6 +545,68 @@ mod tests {
         for wrong in ["1", "{", r#"{"error": 1}"#] {
             assert!(check(Some(wrong), Some(&schema)).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_reply_with_a_list_of_arguments_is_an_array_whose_first_element_is_no_rejection() {
+        let schema = Schema::compile("true", 1024).unwrap();
+        let check = |reply: &str| {
+            let reply = check_reply(Some(reply.to_owned()), 0, Some(&schema), Arguments::List)?;
+            Ok::<_, String>(reply.arguments().to_owned())
+        };
+        assert_eq!(check(r#"[1, "2"]"#).as_deref(), Ok(r#"1, "2""#));
+        assert_eq!(check("[]").as_deref(), Ok(""));
+        assert!(check(r#"[1, {"error": 1}]"#).is_ok());
+        for wrong in ["null", "{}", r#"[{"error": 1}]"#] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
+        let compiled = |reply: Value| {
+            compiled(|d| {
+                d.handles("e", "{}".into(), Some(reply.to_string())).unwrap();
+                d.arguments(Message::Reply, "e").unwrap();
+            })
+        };
+        let error = json!({"properties": {"error": true}});
+        let refused = |reply: Value| {
+            matches!(compiled(reply).map(drop), Err(EventsError::ReplyHasError { .. }))
+        };
+        assert!(refused(json!({"prefixItems": [error]})));
+        assert!(refused(json!({"items": {"$ref": "#/$defs/E"}, "$defs": {"E": error}})));
+        assert!(!refused(json!({"prefixItems": [true, error]})));
+        assert!(!refused(error), "it is about objects, and the reply is an array");
+    }
+
+    #[test]
+    fn the_placeholders_of_a_reply_name_its_attachments() {
+        let schema = Schema::compile("true", 1024).unwrap();
+        let of = |index: u32| json!({"_placeholder": true, "num": index});
+        let check = |reply: Value, attachments, arguments| {
+            check_reply(Some(reply.to_string()), attachments, Some(&schema), arguments).is_ok()
+        };
+        assert!(check(json!({"a": of(0), "b": [of(1)]}), 2, Arguments::One));
+        assert!(check(json!([1, of(1), of(0)]), 2, Arguments::List));
+        assert!(check(of(0), 0, Arguments::One), "it is plain JSON");
+        for (reply, attachments) in
+            [(json!(1), 1), (of(1), 1), (of(0), 2), (json!([of(0), of(0)]), 1)]
+        {
+            assert!(!check(reply.clone(), attachments, Arguments::One), "{reply}");
+        }
+        assert!(check_reply(None, 1, None, Arguments::One).is_err());
+    }
+
+    #[test]
+    fn an_emit_with_a_list_of_arguments_is_an_array() {
+        let events = compiled(|d| {
+            d.emits("moved", "true".into(), &["user_{user}".to_owned()]).unwrap();
+            d.arguments(Message::Emit, "moved").unwrap();
+        })
+        .unwrap();
+        let moved = declared(&events.outbound, "moved").unwrap();
+        let (data, value) = moved.check_data("moved", r#"[{"user": 7}, 2]"#.into(), 0).unwrap();
+        assert_eq!(data.arguments(), r#"{"user": 7}, 2"#);
+        assert_eq!(moved.rooms[0].fill(moved.arguments.first(&value)).as_deref(), Some("user_7"));
+        let refused = moved.check_data("moved", "{}".into(), 0).unwrap_err();
+        assert_eq!(refused.code, "invalid_data");
     }
 
     #[test]

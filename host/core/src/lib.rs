@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`limits`] | the defaults of the limits that both hosts enforce |
 //! | [`name`] | which names plugins and events may have |
+//! | [`arguments`] | how many arguments a message has |
 //! | [`json`] | JSON text that was parsed once; the depth of a text |
 //! | [`attachment`] | placeholders of binary attachments |
 //! | [`identity`] | who a client is |
@@ -28,8 +29,9 @@
 //! | `schema` | JSON Schemas, and the check of documents against them |
 //! | `events` | the declared events of a plugin, and the checks of their data |
 //! | `request` | the payload of an event that an HTTP request becomes |
+//! | `handshake` | what handlers may see of what a client sends when it connects |
 //!
-//! The feature `schema` adds the last four, with the libraries `jsonschema` and `croner`. A
+//! The feature `schema` adds the last five, with the libraries `jsonschema` and `croner`. A
 //! compiled plugin needs none of them, so the SDK enables the feature only for native targets.
 //!
 //! The crate compiles for native targets and for `wasm32-wasip2`, and knows no library that reads
@@ -37,12 +39,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod attachment;
 pub mod declarations;
 pub mod delivery;
 pub mod effect;
 #[cfg(feature = "schema")]
 pub mod events;
+#[cfg(feature = "schema")]
+pub mod handshake;
 pub mod identity;
 pub mod json;
 pub mod key;

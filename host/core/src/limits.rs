@@ -40,6 +40,15 @@ pub const OUTBOUND_REQUEST_BYTES: usize = 256 * KIB;
 /// Bytes of the body of a response to an HTTP request.
 pub const OUTBOUND_RESPONSE_BYTES: usize = MIB;
 
+/// Attachments of one message, from a client or in a reply.
+pub const ATTACHMENTS: usize = 4;
+
+/// Bytes of all attachments of one message.
+pub const ATTACHMENT_BYTES: usize = 256 * KIB;
+
+/// Bytes of what a client sends when it connects, as far as it is kept for plugins.
+pub const HANDSHAKE_BYTES: usize = 4 * KIB;
+
 /// Nesting depth of a payload.
 pub const JSON_DEPTH: usize = 64;
 

@@ -20,6 +20,7 @@ use std::fmt;
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
+use crate::arguments::Arguments;
 use crate::rejection::Detail;
 
 use graph::Graph;
@@ -230,8 +231,11 @@ impl Schema {
     /// Whether the schema names the top-level property `name`, in its own `properties` or
     /// `required`, or in those of a subschema that it refers to or combines. Returns false if the
     /// schema allows the property without naming it.
-    pub fn allows_top_level_property(&self, name: &str) -> bool {
-        self.graph.names_property(name)
+    ///
+    /// For a list of arguments, the property is one of the first argument, here and in
+    /// [`Schema::may_have_property`].
+    pub fn allows_top_level_property(&self, arguments: Arguments, name: &str) -> bool {
+        self.graph.names_property(arguments, name)
     }
 
     /// Whether the author of the schema probably intends that a document may have the top-level
@@ -240,8 +244,8 @@ impl Schema {
     /// Returns true if the schema names the property, if it has a keyword for unlisted properties
     /// (such as `additionalProperties`) that is not `false`, or if it accepts an object and lists
     /// no properties.
-    pub fn may_have_property(&self, name: &str) -> bool {
-        self.graph.names_property(name) || self.graph.allows_any_property()
+    pub fn may_have_property(&self, arguments: Arguments, name: &str) -> bool {
+        self.graph.names_property(arguments, name) || self.graph.allows_any_property(arguments)
     }
 }
 

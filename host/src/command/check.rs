@@ -18,6 +18,7 @@ use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lint};
 use sockhop::rule::RoomRule;
 use sockhop::tls;
+use sockhop_core::arguments::Arguments;
 use sockhop_core::declarations::DeclaredSchedule;
 use sockhop_core::route::Route;
 
@@ -152,12 +153,20 @@ fn print_plugin(file: &Path, active: &ActivePlugin) {
     let contract = PluginContract::from(&active.code.registration);
     output::line(format_args!("{}: ok: {} {}", file.display(), contract.name, contract.version));
     for inbound in &contract.inbound {
-        output::line(format_args!("  handles  {} (access: {})", inbound.event, inbound.access));
+        let (event, access) = (&inbound.event, &inbound.access);
+        let lists = match (inbound.arguments, inbound.reply_arguments) {
+            (Arguments::One, Arguments::One) => "",
+            (Arguments::List, Arguments::One) => ", a list of arguments",
+            (Arguments::One, Arguments::List) => ", a list of arguments in the ack",
+            (Arguments::List, Arguments::List) => ", a list of arguments, also in the ack",
+        };
+        output::line(format_args!("  handles  {event} (access: {access}{lists})"));
     }
     for outbound in &contract.outbound {
         let targets = outbound.targets();
         let to = if targets.is_empty() { "the sender".to_owned() } else { targets.join(", ") };
-        output::line(format_args!("  emits    {} (to: {to})", outbound.event));
+        let list = if outbound.arguments.are_list() { "; a list of arguments" } else { "" };
+        output::line(format_args!("  emits    {} (to: {to}{list})", outbound.event));
     }
     for room in &contract.rooms {
         output::line(format_args!("  room     {} (access: {})", room.pattern, room.access));

@@ -199,6 +199,9 @@ pub struct Limits {
     pub attachment_bytes: NonZeroUsize,
     /// Nesting depth of a payload.
     pub json_depth: NonZeroUsize,
+    /// Size of the handshake of one connection that is kept for plugins: its `auth` without the
+    /// token, and the query of its URL. Nothing of a larger one is kept.
+    pub handshake_bytes: NonZeroUsize,
     /// Rooms of one connection at once.
     pub rooms: NonZeroUsize,
     /// Time from a connection's handshake to its CONNECT packet.
@@ -323,9 +326,10 @@ impl Default for Limits {
             mailbox_bytes: nonzero!(NonZeroUsize, 2 * MIB),
             mailboxes_bytes: nonzero!(NonZeroUsize, 256 * MIB),
             message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
-            attachments: 4,
-            attachment_bytes: nonzero!(NonZeroUsize, 256 * KIB),
+            attachments: shared::ATTACHMENTS,
+            attachment_bytes: nonzero!(NonZeroUsize, shared::ATTACHMENT_BYTES),
             json_depth: nonzero!(NonZeroUsize, shared::JSON_DEPTH),
+            handshake_bytes: nonzero!(NonZeroUsize, shared::HANDSHAKE_BYTES),
             rooms: nonzero!(NonZeroUsize, shared::ROOMS),
             connect_ms: Duration::from_secs(10),
             stalled_reader_ms: Duration::from_secs(20),

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use crate::effect::Effect;
 use crate::error_chain::ErrorChain;
 use crate::event::{Connection, Event, Identity, Json};
@@ -42,7 +44,7 @@ struct BoundEvent<'event> {
 /// The result of one run of the handler.
 enum Attempt {
     /// The handler replied. It has succeeded if its entry can be committed.
-    Done { reply: Json, entry: CommitEntry },
+    Done { reply: Json, attachments: Vec<Bytes>, entry: CommitEntry },
     /// Data that the run has read has changed since. The handler must run again.
     Outdated,
     /// The handler was stopped. It must run again without the commit lock, after a wait without an
@@ -121,9 +123,11 @@ impl BoundEvent<'_> {
             runs += 1;
             let before = self.requests.as_ref().map(|_| budget.clone());
             match self.attempt(&mut guard, &mut budget, lock.is_some()).await {
-                Attempt::Done { reply, entry } => {
+                Attempt::Done { reply, attachments, entry } => {
                     match self.commit_and_apply(entry, lock, deadline(&budget)).await? {
-                        Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
+                        Some(applied) => {
+                            break Ok(Reply { json: reply, attachments, ends: applied.ends });
+                        }
                         None => {
                             conflicts += 1;
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again \
@@ -209,7 +213,10 @@ impl BoundEvent<'_> {
         let sending = self.sending(budget, holds_lock);
         let run = Run::new(self.event, self.generation, active, &self.dispatcher.rooms, sending);
         let faults = active.state.store.faults();
-        let (answer, calls) = match guard.handle(self.event, Box::new(run), budget).await {
+        let arguments = self.inbound.map(|inbound| inbound.arguments).unwrap_or_default();
+        let data = arguments.payload(&self.event.payload.text);
+        let handled = guard.handle(self.event, &data, Box::new(run), budget).await;
+        let (answer, calls) = match handled {
             Ok(returned) => returned,
             Err(failure) => {
                 let mut failed = fail(&failure, guard.take_output());
@@ -254,8 +261,9 @@ impl BoundEvent<'_> {
             Ok(reply) => reply,
             Err(refusal) => return Attempt::Refused(refused(refusal)),
         };
-        let (effects, view) = run.finish();
-        let reply = match check_reply(reply, self.inbound, active, &effects) {
+        let (effects, attachments, view) = run.finish();
+        let checked = check_reply(reply, attachments.len(), self.inbound, active, &effects);
+        let reply = match checked {
             Ok(reply) => reply,
             Err(reason) => {
                 return Attempt::RunFailed(Failed::new(
@@ -269,7 +277,8 @@ impl BoundEvent<'_> {
         if let Some(fired) = &self.event.timer {
             changes.consume(fired.clone());
         }
-        Attempt::Done { reply, entry: CommitEntry { event, generation, changes, effects } }
+        let entry = CommitEntry { event, generation, changes, effects };
+        Attempt::Done { reply, attachments, entry }
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if

@@ -12,25 +12,29 @@ use crate::schema::Schema;
 /// reply is checked in full.
 const EMITS_COMPARED: usize = 4;
 
-/// Returns the JSON for the ack if the handler's reply matches its declaration. `effects` are those
-/// of the same run of `active`. A host event (no `inbound`) has no ack.
+/// Returns the JSON for the ack if the handler's reply, with this number of attachments, matches its
+/// declaration. `effects` are those of the same run of `active`. A host event (no `inbound`) has no ack.
 ///
 /// # Errors
 /// Describes for the log what is wrong with the reply.
 pub(super) fn check_reply(
     reply: Option<String>,
+    attachments: usize,
     inbound: Option<&Inbound>,
     active: &ActivePlugin,
     effects: &[Effect],
 ) -> Result<Json, String> {
     let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
+    let arguments = inbound.map(|inbound| inbound.reply_arguments).unwrap_or_default();
     // Many handlers reply with data that they have emitted. It is not parsed and checked twice.
     if let (Some(schema), Some(reply)) = (schema, &reply)
+        && attachments == 0
         && let Some(emitted) = emitted(active, effects, schema, reply)
+        && emitted.is_list() == arguments.are_list()
     {
         return Ok(emitted.clone());
     }
-    events::check_reply(reply, schema.map(Arc::as_ref))
+    events::check_reply(reply, attachments, schema.map(Arc::as_ref), arguments)
 }
 
 /// Returns the data of an earlier emit if it has this text and was checked against this schema.

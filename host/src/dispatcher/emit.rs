@@ -48,12 +48,19 @@ impl Dispatcher {
         for other in declarations.iter().filter(|other| other.data != first.data) {
             other.data.check(&value).map_err(Rejection::against_schema)?;
         }
-        let to = target(event, &declarations, &value, to)?;
+        let mut data = Json::of(data.get().to_owned(), &value);
+        if first.arguments.are_list() {
+            data = data.into_list(&value).ok_or_else(|| {
+                Rejection::invalid(format!(
+                    "`{event}` has a list of arguments: its data is the array of them"
+                ))
+            })?;
+        }
+        let to = target(event, &declarations, first.arguments.first(&value), to)?;
         let rooms = match &to {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let data = Json::of(data.get().to_owned(), &value);
         let emit = Emit { to, event: event.to_owned(), data, attachments: Vec::new() };
         let receivers = self.rooms.receivers(&emit.to);
         Ok(PreparedEmit { emit, receivers, rooms })
@@ -65,7 +72,7 @@ impl Dispatcher {
     }
 }
 
-/// Returns the target of an event with the data `value`: `to` if the declarations allow it, or the
+/// Returns the target of an event whose first argument is `value`: `to` if the declarations allow it, or the
 /// declared target if `to` is `None`.
 fn target(
     event: &str,

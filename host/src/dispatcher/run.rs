@@ -7,6 +7,7 @@ mod emitter;
 mod http;
 mod identity;
 mod members;
+mod replies;
 mod rooms;
 mod state;
 mod timers;
@@ -14,6 +15,8 @@ mod timers;
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::config::Limits;
 use crate::effect::{Effect, EffectLimits, HostCalls, require_caller};
@@ -37,6 +40,8 @@ pub(super) struct Run {
     rooms: Arc<Rooms>,
     effects: Vec<Effect>,
     effects_bytes: usize,
+    /// What the handler has attached to its reply.
+    attachments: Vec<Bytes>,
     /// The caller's rooms with this run's changes. Loaded at first use.
     membership: Option<RoomChanges>,
     /// The plugin's state as of its first use in this run, with this run's writes. Boxed, because a
@@ -78,6 +83,7 @@ impl Run {
             rooms: Arc::clone(rooms),
             effects: Vec::new(),
             effects_bytes: 0,
+            attachments: Vec::new(),
             membership: None,
             view: None,
             sending,
@@ -95,9 +101,10 @@ impl Run {
         self.discarded.take().map(|discarded| *discarded)
     }
 
-    /// Returns the effects, and the view with the run's reads and writes.
-    pub(super) fn finish(self) -> (Vec<Effect>, Option<Box<View>>) {
-        (self.effects, self.view)
+    /// Returns the effects, the attachments of the reply, and the view with the run's reads and
+    /// writes.
+    pub(super) fn finish(self) -> (Vec<Effect>, Vec<Bytes>, Option<Box<View>>) {
+        (self.effects, self.attachments, self.view)
     }
 
     fn limits(&self) -> &Limits {
@@ -112,15 +119,16 @@ impl Run {
         Ok(())
     }
 
-    /// Checks whether `more` effects of `bytes` may be held back for this event. Stored values
-    /// count too, because they are in the host's memory as well.
+    /// Checks whether `more` effects of `bytes` may be held back for this event. Stored values and
+    /// attachments of the reply count too, because they are in the host's memory as well.
     fn check_effect_limits(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
         let (keys, stored) =
             self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
         let limits = self.limits();
         let limits =
             EffectLimits { effects: limits.effects.get(), bytes: limits.effects_bytes.get() };
-        limits.check(self.effects.len() + keys + more, (self.effects_bytes + bytes) as u64 + stored)
+        let effects = self.effects.len() + self.attachments.len() + keys + more;
+        limits.check(effects, (self.effects_bytes + bytes) as u64 + stored)
     }
 
     /// Returns how many more keys are pending if `key` is written.

@@ -22,6 +22,7 @@ use super::{Deadline, Delivery, EmitRequest, Request, Response, Who};
 /// [`StateCalls::next_id`] and [`HttpCalls::send`] may wait for more than a read of local state.
 pub trait HostCalls:
     EmitterCalls
+    + ReplyCalls
     + RoomCalls
     + MemberCalls
     + ConnectionCalls
@@ -44,6 +45,15 @@ pub trait EmitterCalls {
     /// # Errors
     /// `undeclared`, `invalid_data`, `limit`, `misuse`.
     fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal>;
+}
+
+/// The interface `replies`: a handler attaches bytes to its reply.
+pub trait ReplyCalls {
+    /// Attaches bytes to the reply. Returns the number of the attachment for its placeholder.
+    ///
+    /// # Errors
+    /// `limit`, `misuse`.
+    fn attach(&mut self, bytes: Vec<u8>) -> Result<u32, Refusal>;
 }
 
 /// The interface `rooms`: a handler joins and leaves rooms, and reads who is in them.
@@ -108,6 +118,16 @@ pub trait IdentityCalls {
     fn has_role(&self, role: &str) -> bool;
     /// The caller's claims as JSON; `null` without a caller.
     fn claims(&self) -> String;
+    /// The `auth` of the caller's handshake as JSON; `null` if it is not kept.
+    ///
+    /// # Errors
+    /// `misuse`.
+    fn auth(&self) -> Result<String, Refusal>;
+    /// The parameters of the URL of the caller's handshake; `None` if they are not kept.
+    ///
+    /// # Errors
+    /// `misuse`.
+    fn query(&self) -> Result<Option<Vec<(String, String)>>, Refusal>;
     /// The caller's own Socket.IO id; empty without a caller.
     fn sid(&self) -> String;
     /// The event's id.

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
+use sockhop_core::arguments::Arguments;
 
 use crate::contract::Contract;
 
@@ -35,22 +36,22 @@ fn document(contract: Contract) -> Value {
             if let (Some(members), Some(reply)) = (entry.as_object_mut(), event.reply) {
                 members.insert("reply".to_owned(), reply);
             }
+            note_list(&mut entry, "arguments", event.arguments);
+            note_list(&mut entry, "reply_arguments", event.reply_arguments);
             events.push(entry);
         }
         for event in plugin.outbound {
-            let rooms = event.targets();
-            events.push(
-                json!({"event": event.event, "direction": "out", "plugin": name, "version": version,
-                "data": event.data, "rooms": rooms}),
-            );
+            let mut entry = json!({"event": event.event, "direction": "out", "plugin": name, "version": version,
+                "data": event.data, "rooms": event.targets()});
+            note_list(&mut entry, "arguments", event.arguments);
+            events.push(entry);
         }
     }
     for event in contract.operator_outbound {
-        let rooms = event.targets();
-        events.push(
-            json!({"event": event.event, "direction": "out", "plugin": null, "version": null,
-            "data": event.data, "rooms": rooms}),
-        );
+        let mut entry = json!({"event": event.event, "direction": "out", "plugin": null, "version": null,
+            "data": event.data, "rooms": event.targets()});
+        note_list(&mut entry, "arguments", event.arguments);
+        events.push(entry);
     }
     let rooms: Vec<_> = contract
         .rooms
@@ -58,6 +59,14 @@ fn document(contract: Contract) -> Value {
         .map(|rule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string(), "plugin": rule.owner}))
         .collect();
     json!({"generation": contract.generation, "events": events, "rooms": rooms})
+}
+
+/// Notes that a message has a list of arguments: its schema is that of the array. Without the
+/// member, a message has one argument.
+fn note_list(entry: &mut Value, member: &str, arguments: Arguments) {
+    if let (Arguments::List, Some(members)) = (arguments, entry.as_object_mut()) {
+        members.insert(member.to_owned(), json!("list"));
+    }
 }
 
 #[cfg(test)]
@@ -68,9 +77,11 @@ mod tests {
 
     #[test]
     fn the_document_lists_the_events_of_each_plugin_and_the_rooms() {
-        let inbound = |event: &str, reply| InboundContract {
+        let inbound = |event: &str, reply: Option<Value>| InboundContract {
             event: event.to_owned(),
             data: json!(true),
+            arguments: Arguments::One,
+            reply_arguments: if reply.is_some() { Arguments::List } else { Arguments::One },
             reply,
             access: Access::Role("admin".to_owned()),
         };
@@ -81,6 +92,7 @@ mod tests {
             outbound: vec![OutboundContract {
                 event: "written".to_owned(),
                 data: json!({}),
+                arguments: Arguments::List,
                 rooms: vec!["notes".parse().unwrap()],
                 everyone: true,
             }],
@@ -98,6 +110,7 @@ mod tests {
         let price = OutboundContract {
             event: "price".to_owned(),
             data: json!({"type": "number"}),
+            arguments: Arguments::One,
             rooms: Vec::new(),
             everyone: true,
         };
@@ -114,9 +127,9 @@ mod tests {
                     {"event": "quiet", "direction": "in", "plugin": "notes", "version": "1.0.0",
                      "data": true, "access": "role:admin"},
                     {"event": "read", "direction": "in", "plugin": "notes", "version": "1.0.0",
-                     "data": true, "access": "role:admin", "reply": false},
+                     "data": true, "access": "role:admin", "reply": false, "reply_arguments": "list"},
                     {"event": "written", "direction": "out", "plugin": "notes", "version": "1.0.0",
-                     "data": {}, "rooms": ["notes", "*"]},
+                     "data": {}, "rooms": ["notes", "*"], "arguments": "list"},
                     {"event": "price", "direction": "out", "plugin": null, "version": null,
                      "data": {"type": "number"}, "rooms": ["*"]},
                 ],

@@ -267,6 +267,8 @@ fn responses(route: &Route, event: &InboundContract, has_item_route: bool) -> Va
 
 #[cfg(test)]
 mod tests {
+    use sockhop_core::arguments::Arguments;
+
     use crate::rule::Access;
 
     use super::*;
@@ -282,6 +284,8 @@ mod tests {
         let event = |event: &str, reply| InboundContract {
             event: event.to_owned(),
             data: data.clone(),
+            arguments: Arguments::One,
+            reply_arguments: Arguments::One,
             reply,
             access: Access::Authenticated,
         };

@@ -15,13 +15,15 @@ use sockhop_core::delivery::Delivery;
 use sockhop_core::events::Events;
 use sockhop_core::outbound::Request;
 use sockhop_sdk::testing::TestHost;
-use sockhop_sdk::{Access, Context, Cron, Emits, Output, Plugin, Registry, Result, Route, Timer};
+use sockhop_sdk::{
+    Access, Context, Cron, Emits, Message, Output, Plugin, Registry, Result, Route, Timer,
+};
 
 use crate::config::{Limits, ListedOrigin, PluginSettings, WebhookSecret};
 use crate::error_chain::ErrorChain;
 use crate::outbound::Allowance;
 
-use super::bindings::sockhop::plugin::registry::Host;
+use super::bindings::sockhop::plugin::registry::{self, Host};
 use super::bindings::sockhop::plugin::types;
 use super::output::Output as PluginOutput;
 use super::state::{self, InstanceState, Phase};
@@ -87,6 +89,19 @@ impl Registry for Registering {
         self.0.borrow_mut().route(method, path, event).map_err(of_host)
     }
 
+    fn handshake(&self) -> Result {
+        self.0.borrow_mut().handshake().map_err(of_host)
+    }
+
+    fn arguments(&self, of: Message, event: &str) -> Result {
+        let of = match of {
+            Message::Event => registry::Message::Event,
+            Message::Reply => registry::Message::Reply,
+            Message::Emit => registry::Message::Emit,
+        };
+        self.0.borrow_mut().arguments(of, event.into()).map_err(of_host)
+    }
+
     fn timer(&self, timer: &str, data: &str) -> Result {
         self.0.borrow_mut().timer(timer.into(), data.into()).map_err(of_host)
     }
@@ -123,6 +138,8 @@ enum Declaration {
     Emits(String, Vec<String>, Form),
     Room(String, Access),
     Route(u8, String, String),
+    Arguments(Message, String),
+    Handshake,
     OnTimer(String),
     Every(String, String, String),
 }
@@ -205,6 +222,8 @@ impl Description {
                 let route = [Route::Get, Route::Post, Route::Put, Route::Patch, Route::Delete];
                 plugin.route(route[usize::from(*method) % route.len()](path), event.clone())
             }
+            Declaration::Handshake => plugin.handshake(),
+            Declaration::Arguments(of, event) => plugin.arguments(*of, event.clone()),
             Declaration::OnTimer(timer) => {
                 plugin.on_timer(Timer::<Value>::new(constant(timer)), |_, _| Ok(()))
             }
@@ -256,10 +275,13 @@ fn declaration() -> impl Strategy<Value = Declaration> {
             .prop_map(|(timer, cron, zone)| Declaration::Every(timer, cron, zone)),
         (event(), form()).prop_map(|(event, form)| Declaration::On(event, form)),
         access().prop_map(Declaration::Requires),
+        Just(Declaration::Handshake),
         (0..2_u8).prop_map(Declaration::Listens),
         (event(), rooms, form())
             .prop_map(|(event, rooms, form)| Declaration::Emits(event, rooms, form)),
         (room(), access()).prop_map(|(room, access)| Declaration::Room(room, access)),
+        (select(&[Message::Event, Message::Reply, Message::Emit][..]), event())
+            .prop_map(|(of, event)| Declaration::Arguments(of, event)),
         (0..5_u8, path(), event())
             .prop_map(|(method, path, event)| Declaration::Route(method, path, event)),
     ]

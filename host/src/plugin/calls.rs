@@ -10,6 +10,7 @@ mod identity;
 mod log;
 mod members;
 mod registry;
+mod replies;
 mod rooms;
 mod state;
 mod timers;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use sockhop_core::arguments::Message;
 use sockhop_core::declarations::Declarations;
 use sockhop_core::name::is_plugin_name;
 
@@ -26,6 +27,15 @@ pub fn registration(data: &[u8]) {
                 let reply = fields.get(3).map(|reply| (*reply).to_owned());
                 declarations.handles(field(1), field(2).to_owned(), reply)
             }
+            "arguments" => {
+                let of = match field(1) {
+                    "event" => Message::Event,
+                    "reply" => Message::Reply,
+                    _ => Message::Emit,
+                };
+                declarations.arguments(of, field(2))
+            }
+            "handshake" => declarations.handshake(),
             "requires" => declarations.requires(field(1), field(2)),
             "emits" => {
                 let rooms: Vec<_> = fields.iter().skip(3).map(|room| (*room).to_owned()).collect();

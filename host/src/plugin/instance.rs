@@ -158,10 +158,12 @@ impl Instance {
         }
     }
 
-    /// Runs `handle` for `event` within `budget`. `calls` answers the guest's host calls.
+    /// Runs `handle` for `event` with the payload `data` within `budget`. `calls` answers the
+    /// guest's host calls.
     pub(super) async fn handle(
         &mut self,
         event: &Event,
+        data: &str,
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
@@ -172,7 +174,7 @@ impl Instance {
         self.store.set_epoch_deadline(FIRST_CHECK);
         let returned = {
             let identity = event.caller.identity();
-            let lowered = lowered(event, &identity, &attachments);
+            let lowered = lowered(event, data, &identity, &attachments);
             let call = pin!(self.guest.call_handle(&mut self.store, lowered));
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };

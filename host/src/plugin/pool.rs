@@ -209,6 +209,7 @@ impl InstanceGuard {
     pub async fn handle(
         &mut self,
         event: &Event,
+        data: &str,
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
@@ -217,7 +218,7 @@ impl InstanceGuard {
             Some(instance) => instance,
             None => Instance::new(&self.shared.code, budget).await?,
         };
-        let returned = instance.handle(event, calls, budget).await;
+        let returned = instance.handle(event, data, calls, budget).await;
         match returned {
             Ok(_) => self.instance = Some(instance),
             Err(_) => self.output = instance.take_output().into(),

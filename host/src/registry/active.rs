@@ -18,6 +18,7 @@ use crate::rejection::truncate;
 use crate::rule::Access;
 use crate::schema::Schema;
 use crate::store::Store;
+use sockhop_core::arguments::Arguments;
 use sockhop_core::schedule::Schedule;
 
 use super::error::AdmitError;
@@ -251,13 +252,18 @@ pub struct Inbound {
     pub reply: Option<Arc<Schema>>,
     /// Who may send it, as the plugin declares it. The operator may have set another rule.
     pub access: Access,
+    /// How many arguments it has.
+    pub arguments: Arguments,
+    /// How many arguments the ack has.
+    pub reply_arguments: Arguments,
     /// Its metrics.
     pub(crate) meter: Meter,
 }
 
 impl Inbound {
-    fn new(events::Inbound { data, reply, access }: events::Inbound, meter: Meter) -> Self {
-        Self { data, reply, access, meter }
+    fn new(declared: events::Inbound, meter: Meter) -> Self {
+        let events::Inbound { data, reply, access, arguments, reply_arguments } = declared;
+        Self { data, reply, access, arguments, reply_arguments, meter }
     }
 }
 

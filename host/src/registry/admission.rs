@@ -1,5 +1,7 @@
 //! The decision whether a plugin may join a generation. Nothing here changes a generation.
 
+use crate::events::Outbound;
+
 use super::{ActivePlugin, AdmitError, Generation};
 
 /// Checks whether `active` can serve together with the plugins of `generation`.
@@ -35,13 +37,14 @@ fn check_inbound(generation: &Generation, active: &ActivePlugin) -> Result<(), A
     Ok(())
 }
 
-/// Checks that plugins that emit the same event declare the same schema for it.
+/// Checks that plugins that emit the same event declare the same schema for it, and that both or
+/// none declare a list of arguments.
 fn check_outbound(generation: &Generation, active: &ActivePlugin) -> Result<(), AdmitError> {
     for (event, declared) in &active.outbound {
         if let Some(other) = generation
             .plugins
             .iter()
-            .find(|other| other.outbound.get(event).is_some_and(|o| o.data != declared.data))
+            .find(|other| other.outbound.get(event).is_some_and(|other| differs(other, declared)))
         {
             return Err(AdmitError::SchemaDiffers {
                 event: event.clone(),
@@ -50,4 +53,9 @@ fn check_outbound(generation: &Generation, active: &ActivePlugin) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Whether two declarations of one emitted event promise different messages to clients.
+fn differs(one: &Outbound, other: &Outbound) -> bool {
+    one.data != other.data || one.arguments != other.arguments
 }

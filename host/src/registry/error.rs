@@ -23,8 +23,8 @@ pub enum AdmitError {
     },
     /// Another plugin emits the event with a different schema.
     #[error(
-        "event `{event}` is emitted by plugin `{by}` too, with another schema; both must be \
-         identical"
+        "event `{event}` is emitted by plugin `{by}` too, with another schema, or not with a list \
+         of arguments in both; both must be identical"
     )]
     SchemaDiffers {
         /// The event.

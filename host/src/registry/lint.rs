@@ -83,7 +83,7 @@ fn lint_one(active: &ActivePlugin, plugins: &[Arc<ActivePlugin>]) -> Vec<Warning
         // If one event fills the template, the template is spelled as intended. A handler may send
         // other events there itself, for example a deletion that carries only an id.
         if let Some(property) = room.variable()
-            && !going.iter().any(|(_, outbound)| outbound.data.may_have_property(property))
+            && !going.iter().any(|(_, outbound)| outbound.may_have_property(property))
         {
             warn(WarningKind::NotFilled(property.to_owned()));
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
+use sockhop_core::arguments::Arguments;
 use sockhop_core::rule::OperatorRules;
 
 use crate::config::Config;
@@ -63,10 +64,12 @@ impl OperatorSettings {
     /// operator's schema or that of a plugin among `emits`, sorted by name.
     pub(super) fn contract(&self, emits: &[OutboundContract]) -> Vec<OutboundContract> {
         let events = self.events.iter().filter_map(|(event, declared)| {
-            let of_plugin = || Some(emits.iter().find(|emit| emit.event == *event)?.data.clone());
+            let of_plugin = emits.iter().find(|emit| emit.event == *event);
+            let data = || Some(of_plugin?.data.clone());
             Some(OutboundContract {
                 event: event.clone(),
-                data: declared.schema.clone().or_else(of_plugin)?,
+                data: declared.schema.clone().or_else(data)?,
+                arguments: of_plugin.map(|emit| emit.arguments).unwrap_or_default(),
                 rooms: declared.outbound.rooms.clone(),
                 everyone: declared.outbound.everyone,
             })
@@ -96,6 +99,8 @@ impl OperatorSettings {
             })?;
             let outbound = Outbound {
                 data: Arc::new(schema),
+                // The declaration of a plugin comes first.
+                arguments: Arguments::One,
                 // Checked with the configuration.
                 rooms: declared.patterns().unwrap_or_default(),
                 everyone: declared.everyone,

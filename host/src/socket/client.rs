@@ -16,10 +16,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::auth::{Authenticated, Credentials};
-use crate::event::{Caller, Connection, Event, EventId};
+use crate::event::{Caller, Connection, Event, EventId, Handshake};
 use crate::memory::ANSWER_BYTES;
 use crate::rooms::ReplyTo;
-use crate::socketio::{self, Incoming, Link, Newcomer};
+use crate::socketio::{self, Clients, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
 use super::mailbox::{ConnectionState, Mailbox, ReceivedEvent, charge};
@@ -55,12 +55,13 @@ impl Client {
         newcomer: Newcomer,
         known: Authenticated,
     ) -> Arc<Self> {
-        let Newcomer { sid, namespace, address, slot, credentials: _ } = newcomer;
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
+        let handshake = handshake(sockets, &newcomer, &public_id);
+        let Newcomer { sid, namespace, address, slot, credentials: _, query: _ } = newcomer;
         let Authenticated { identity, expires_at, issued_at } = known;
         let rate = sockets.dispatcher.rate().of_connection(identity.user.as_deref());
         let connection = Connection::new(sid, public_id, namespace, identity, address);
-        let connection = Arc::new(connection.with_rate(rate));
+        let connection = Arc::new(connection.with_rate(rate).with_handshake(handshake));
         let client = Arc::new(Self {
             sockets: Arc::downgrade(sockets),
             connection,
@@ -136,6 +137,19 @@ impl Client {
         }
         self.wake(sockets, mailbox);
         true
+    }
+}
+
+/// Returns what is kept of a client's handshake for plugins. The log does not quote it.
+fn handshake(sockets: &Sockets, newcomer: &Newcomer, client: &str) -> Option<Handshake> {
+    let (query, max) = (newcomer.query.as_deref()?, sockets.handshake_bytes()?);
+    let auth = newcomer.credentials.auth.as_deref().unwrap_or_default();
+    match Handshake::read(auth, query, sockets.auth.needs_tokens(), max) {
+        Ok(handshake) => Some(handshake),
+        Err(reason) => {
+            tracing::debug!(client, %reason, "handshake not kept for plugins");
+            None
+        }
     }
 }
 

@@ -21,7 +21,6 @@ pub fn packet(data: &[u8]) {
     match packet.rejection {
         None => {
             assert!(is_call && (is_event_name(&packet.name) || packet.name == AUTHENTICATE));
-            assert!(!packet.payload.text.is_empty());
             assert!(attached <= limits.attachments);
             assert_eq!(packet.payload.attachments.len(), attached);
         }

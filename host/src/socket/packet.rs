@@ -48,10 +48,9 @@ pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> ParsedPacket {
         );
         return ParsedPacket::rejected(&name, Rejection::TooLarge(message));
     }
-    let text = if arguments.is_empty() { "null" } else { arguments };
     ParsedPacket {
         name: name.into_owned(),
-        payload: Payload { text: text.into(), attachments },
+        payload: Payload { text: arguments.into(), attachments },
         rejection: None,
     }
 }
@@ -82,7 +81,7 @@ mod tests {
         let ok = |name: &str, json: &str| Ok((name.to_owned(), json.to_owned()));
         let err = |name: &str, code| Err((name.to_owned(), code));
         assert_eq!(read_call(Some(("ping", "{}")), 9, &[]), ok("ping", "{}"));
-        assert_eq!(read_call(Some(("ping", "")), 9, &[]), ok("ping", "null"));
+        assert_eq!(read_call(Some(("ping", "")), 9, &[]), ok("ping", ""));
         assert_eq!(read_call(None, 9, &[]), err("", "invalid_payload"));
         assert_eq!(read_call(Some(("$connect", "")), 9, &[]), err("$connect", "unknown_event"));
         assert_eq!(read_call(Some(("disconnect", "")), 9, &[]), err("disconnect", "unknown_event"));

@@ -26,7 +26,8 @@ use crate::tls::{ClientStream, TlsSession};
 use crate::transport::{Abortable, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Share, Usage,
+    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Share,
+    Usage, kept_query,
 };
 
 /// A stream whose writes fail if its client accepts no bytes for a time.
@@ -194,6 +195,8 @@ pub(crate) struct Session {
     address: Option<IpAddr>,
     /// The token of its header.
     bearer: Option<Box<str>>,
+    /// The query of its handshake's URL, if a plugin asks for it.
+    query: Option<Box<str>>,
     /// Held until the session has ended. Connections whose client may return are counted
     /// separately.
     slot: Mutex<Option<SessionSlot>>,
@@ -221,8 +224,10 @@ impl Handler for Bridge {
     fn open(&self, request: &Parts) -> Result<Session, sockhop_socketio::Refused> {
         let address = request.extensions.get::<Peer>().map(|Peer(address)| *address);
         let bearer = self.needs_tokens.then(|| kept_bearer(&request.headers)).flatten();
+        let query = self.clients.upgrade();
+        let query = query.and_then(|clients| kept_query(&*clients, &request.uri));
         let slot = Mutex::new(request.extensions.get::<SessionSlot>().cloned());
-        Ok(Session { address, bearer, slot })
+        Ok(Session { address, bearer, query, slot })
     }
 
     async fn connect(
@@ -236,6 +241,7 @@ impl Handler for Bridge {
             namespace: namespace.unwrap_or_else(|| request.namespace.into()),
             address: request.session.address,
             credentials: request.session.credentials(request.auth),
+            query: request.session.query.clone(),
             // The session holds the slot until all events of its connections are handled.
             slot: None,
         };
@@ -344,7 +350,7 @@ impl Link {
 
     pub(super) fn emit(&self, emit: &Emit) -> bool {
         let (name, data, attachments) =
-            (emit.event.as_str(), emit.data.as_str(), emit.attachments.as_slice());
+            (emit.event.as_str(), emit.data.arguments(), emit.attachments.as_slice());
         self.connection
             .upgrade()
             .is_some_and(|connection| put_event(&connection, name, data, attachments))
@@ -352,7 +358,7 @@ impl Link {
 
     pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
         let connection = self.connection.upgrade()?;
-        Some(connection.encode(&emit.event, emit.data.as_str(), &emit.attachments))
+        Some(connection.encode(&emit.event, emit.data.arguments(), &emit.attachments))
     }
 
     pub(super) fn send(&self, frame: &Frame) -> bool {
@@ -425,9 +431,10 @@ fn transport(connection: &Connection<Bridge>) -> &'static str {
 /// Sends an answer. If the connection has ended, the answer is dropped.
 fn put(connection: &Connection<Bridge>, answer: Answer<'_>) {
     match answer {
-        Answer::Ack(id, arguments) => {
-            let in_batch = BATCH.try_with(|batch| connection.ack_in(batch, id, arguments, &[]));
-            in_batch.unwrap_or_else(|_| connection.ack(id, arguments, &[]));
+        Answer::Ack(id, arguments, attachments) => {
+            let put = |batch: &Batch| connection.ack_in(batch, id, arguments, attachments);
+            let in_batch = BATCH.try_with(put);
+            in_batch.unwrap_or_else(|_| connection.ack(id, arguments, attachments));
         }
         Answer::Event(name, argument) => {
             put_event(connection, name, argument, &[]);
@@ -470,6 +477,10 @@ mod tests {
     }
 
     impl Clients for Host {
+        fn handshake_bytes(&self) -> Option<usize> {
+            None
+        }
+
         fn prepare(
             &self,
             newcomer: Newcomer,

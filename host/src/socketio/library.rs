@@ -29,7 +29,8 @@ use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
 
 use super::{
-    Client, Clients, ConnectRefusal, Newcomer, PROTOCOL_LIMIT, RequestKind, Share, Usage, kind_of,
+    Client, Clients, ConnectRefusal, Newcomer, PROTOCOL_LIMIT, RequestKind, Share, Usage,
+    kept_query, kind_of,
 };
 
 use adapter::{Adapter, Adapters};
@@ -211,6 +212,7 @@ async fn prepare(
         namespace: Arc::clone(&namespace),
         address: handshake.get::<Peer>().map(|Peer(address)| *address),
         credentials: Credentials { auth, bearer },
+        query: kept_query(clients, &socket.req_parts().uri),
         slot: handshake.get::<SessionSlot>().cloned(),
     };
     let client = clients.prepare(newcomer).await?;

@@ -19,6 +19,10 @@ use crate::transport::Abortable;
 struct Refusing;
 
 impl Clients for Refusing {
+    fn handshake_bytes(&self) -> Option<usize> {
+        None
+    }
+
     fn prepare(&self, _: Newcomer) -> BoxFuture<'_, Result<Arc<dyn Client>, ConnectRefusal>> {
         Box::pin(async {
             tokio::task::yield_now().await;

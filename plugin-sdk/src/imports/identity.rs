@@ -1,6 +1,7 @@
 //! The interface `identity`.
 
 use crate::host::IdentityCalls;
+use crate::refusal::Result;
 
 use super::Component;
 use super::generated::sockhop::plugin::identity;
@@ -29,4 +30,14 @@ impl IdentityCalls for Component {
     fn disconnect(&self, reason: &str) {
         identity::disconnect(reason);
     }
+}
+
+/// Calls the import `identity.auth`.
+pub(crate) fn auth() -> Result<String> {
+    Ok(identity::auth()?)
+}
+
+/// Calls the import `identity.query`.
+pub(crate) fn query() -> Result<Option<Vec<(String, String)>>> {
+    Ok(identity::query()?)
 }

@@ -1,5 +1,7 @@
 //! The interface `registry`.
 
+use sockhop_core::arguments::Message;
+
 use crate::host::Registry;
 use crate::refusal::Result;
 
@@ -35,6 +37,21 @@ impl Registry for Component {
 /// Calls the import `registry.route`.
 pub(crate) fn route(method: &str, path: &str, event: &str) -> Result {
     Ok(registry::route(method, path, event)?)
+}
+
+/// Calls the import `registry.handshake`.
+pub(crate) fn handshake() -> Result {
+    Ok(registry::handshake()?)
+}
+
+/// Calls the import `registry.arguments`.
+pub(crate) fn arguments(of: Message, event: &str) -> Result {
+    let of = match of {
+        Message::Event => registry::Message::Event,
+        Message::Reply => registry::Message::Reply,
+        Message::Emit => registry::Message::Emit,
+    };
+    Ok(registry::arguments(of, event)?)
 }
 
 /// Calls the import `registry.timer`.

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use serde_json::Value;
+use sockhop_core::arguments::Message;
 use sockhop_core::declarations::{Declarations, Registration};
 use sockhop_core::effect::Target;
 use sockhop_core::events::{self, Events, EventsError};
+use sockhop_core::handshake::check_asked;
 use sockhop_core::identity::Identity;
 use sockhop_core::json::Json;
 use sockhop_core::limits;
@@ -32,6 +34,7 @@ pub(super) struct Declared {
     name: String,
     events: Events,
     listens: Vec<&'static str>,
+    handshake: bool,
     routes: RouteTable,
     rooms: RefCell<RoomRules>,
 }
@@ -48,12 +51,12 @@ impl Declared {
             .map_err(|refusal| LoadError(refusal.message))?;
         let registration = collector.0.into_inner().finish()?;
         let events = Events::compile(&registration, limits::SCHEMA_BYTES)?;
-        let Registration { name, rooms, listens, routes: declared, .. } = registration;
+        let Registration { name, rooms, listens, routes: declared, handshake, .. } = registration;
         let mut rules = RoomRules::default();
         rules.add(&name, &rooms);
         let mut routes = RouteTable::default();
         routes.add(&name, &declared);
-        Ok(Self { name, events, listens, routes, rooms: RefCell::new(rules) })
+        Ok(Self { name, events, listens, handshake, routes, rooms: RefCell::new(rules) })
     }
 
     /// Adds a room of another plugin.
@@ -72,6 +75,11 @@ impl Declared {
         self.listens.contains(&event)
     }
 
+    /// Checks whether the plugin may read handshakes.
+    pub(super) fn check_handshake(&self) -> Result<(), Refusal> {
+        check_asked(self.handshake)
+    }
+
     pub(super) fn payload_schema(&self, event: &str) -> Option<&Value> {
         self.events.inbound.get(event).map(|inbound| inbound.data.source())
     }
@@ -86,7 +94,14 @@ impl Declared {
     ) -> Result<(), Rejection> {
         let inbound = self.events.inbound.get(event).ok_or(Rejection::UnknownEvent)?;
         inbound.access.check_sender(identity)?;
-        events::check_payload(data, attachments, &inbound.data, limits::JSON_DEPTH)
+        let depth = limits::JSON_DEPTH + inbound.arguments.levels();
+        events::check_payload(data, attachments, &inbound.data, depth)?;
+        if inbound.arguments.are_list() && !data.trim_ascii().starts_with('[') {
+            return Err(Rejection::invalid(
+                "this event has a list of arguments: pass the array of them",
+            ));
+        }
+        Ok(())
     }
 
     /// Returns the event that a request becomes, with its payload as text. `target` is the path,
@@ -117,10 +132,16 @@ impl Declared {
     }
 
     /// Checks the reply of the handler of `event`, which may be a host event.
-    pub(super) fn check_reply(&self, event: &str, reply: Option<String>) -> Result<Json, String> {
+    pub(super) fn check_reply(
+        &self,
+        event: &str,
+        reply: Option<String>,
+        attachments: usize,
+    ) -> Result<Json, String> {
         let inbound = self.events.inbound.get(event);
         let schema = inbound.and_then(|inbound| inbound.reply.as_deref());
-        events::check_reply(reply, schema)
+        let arguments = inbound.map(|inbound| inbound.reply_arguments).unwrap_or_default();
+        events::check_reply(reply, attachments, schema, arguments)
     }
 
     /// Checks whether a handler may emit `event` with this data. Returns the value of the data.
@@ -199,6 +220,14 @@ impl Registry for Collector {
 
     fn route(&self, method: &str, path: &str, event: &str) -> Result {
         self.0.borrow_mut().route(method, path, event).map_err(of_host)
+    }
+
+    fn handshake(&self) -> Result {
+        self.0.borrow_mut().handshake().map_err(of_host)
+    }
+
+    fn arguments(&self, of: Message, event: &str) -> Result {
+        self.0.borrow_mut().arguments(of, event).map_err(of_host)
     }
 
     fn timer(&self, timer: &str, data: &str) -> Result {

@@ -8,6 +8,7 @@ mod http;
 mod identity;
 mod log;
 mod members;
+mod replies;
 mod rooms;
 mod settings;
 mod state;
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use sockhop_core::effect::{EffectLimits, require_caller};
+use sockhop_core::handshake::Handshake;
 use sockhop_core::identity::Identity;
 
 use super::declared::Declared;
@@ -37,6 +39,8 @@ pub(super) struct World {
     pub(super) state: BTreeMap<String, Vec<u8>>,
     /// Pairs of room and connection.
     pub(super) members: BTreeSet<(String, String)>,
+    /// The handshakes that tests have set, by connection; `None` if one is not kept.
+    pub(super) handshakes: BTreeMap<String, Option<Handshake>>,
     /// Connections by id.
     pub(super) connected: BTreeMap<String, Connection>,
     pub(super) sequences: BTreeMap<String, u64>,
@@ -91,7 +95,9 @@ pub(super) struct Run {
 #[derive(Default)]
 struct Pending {
     effects: Vec<Effect>,
-    /// Bytes of the effects.
+    /// The attachments of the reply.
+    attachments: Vec<Vec<u8>>,
+    /// Bytes of the effects and the attachments.
     bytes: usize,
     /// The keys that were written, with the bytes of key and value.
     written: BTreeMap<String, usize>,
@@ -105,6 +111,7 @@ struct Pending {
 pub(super) struct Finished {
     pub(super) world: World,
     pub(super) effects: Vec<Effect>,
+    pub(super) attachments: Vec<Vec<u8>>,
     pub(super) timers: Vec<Change>,
     pub(super) log: Vec<(Level, String)>,
 }
@@ -116,7 +123,7 @@ impl Pending {
         let timers: usize = self.timers.iter().map(|change| change.bytes).sum();
         EffectLimits::default()
             .check(
-                self.effects.len() + self.written.len() + more,
+                self.effects.len() + self.attachments.len() + self.written.len() + more,
                 (self.bytes + bytes + stored + timers) as u64,
             )
             .map_err(of_host)
@@ -179,7 +186,7 @@ impl Run {
     /// handler: it empties the run.
     pub(super) fn finish(&self) -> Finished {
         let mut world = self.world.take();
-        let Pending { effects, timers, others, .. } = self.pending.take();
+        let Pending { effects, attachments, timers, others, .. } = self.pending.take();
         for (member, joins) in others {
             if joins {
                 world.members.insert(member);
@@ -187,7 +194,7 @@ impl Run {
                 world.members.remove(&member);
             }
         }
-        Finished { world, effects, timers, log: self.log.take() }
+        Finished { world, effects, attachments, timers, log: self.log.take() }
     }
 
     /// The caller's connection, if there is one.

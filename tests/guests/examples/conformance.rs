@@ -1,33 +1,36 @@
-//! Implements what the official Socket.IO test suite expects from a server, as far as a plugin can.
+//! Does what the official Socket.IO test suite expects from a server.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use sockhop_sdk::{Context, Emits, Plugin, Result, Target};
+use serde_json::Value;
+use sockhop_sdk::{Args, Context, Emits, Plugin, Result, Target};
 
-/// The suite expects the `auth` payload of its client. A plugin only sees the identity that the
-/// host derives from it, so this is always empty.
+/// The `auth` of the client's handshake.
 const AUTH: Emits<Value> = Emits::new("auth");
-const BACK: Emits<Value> = Emits::new("message-back");
+const BACK: Emits<Args<Vec<Value>>> = Emits::new("message-back");
 
 fn greet(ctx: &Context) -> Result {
     // The suite loses a packet that arrives together with the answer to CONNECT.
     std::thread::sleep(Duration::from_millis(50));
-    ctx.emit(Target::Sender, &AUTH, &json!({}))
+    ctx.emit(Target::Sender, &AUTH, &ctx.auth()?)
 }
 
-fn message(ctx: &Context, data: Value) -> Result {
-    ctx.emit(Target::Sender, &BACK, &data)
+fn message(ctx: &Context, arguments: Args<Vec<Value>>) -> Result {
+    ctx.emit_binary(Target::Sender, &BACK, &arguments, ctx.attachments())
 }
 
-fn message_with_ack(_: &Context, data: Value) -> Result<Value> {
-    Ok(data)
+fn message_with_ack(ctx: &Context, arguments: Args<Vec<Value>>) -> Result<Args<Vec<Value>>> {
+    for bytes in ctx.attachments() {
+        ctx.attach(bytes)?;
+    }
+    Ok(arguments)
 }
 
 fn plugin() -> Plugin {
-    Plugin::new("conformance", "0.1.0", "Answers the official test suite")
+    Plugin::new("conformance", "0.2.0", "Answers the official test suite")
+        .handshake()
         .emits(AUTH)
         .emits(BACK)
         .on_connect(greet)

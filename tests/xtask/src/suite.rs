@@ -18,9 +18,8 @@ const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 /// How long a server may take until it serves. The host may have to compile a plugin.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Cases that the host is not meant to pass: an event has one argument, and no plugin sees what a
-/// client sent as `auth`.
-const NOT_OF_THE_HOST: &str = "with a payload|should send a (plain-text )?packet";
+/// The host's implementations of Socket.IO, by their names in the configuration.
+const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 
 /// Settings of the host for which the suite expects other values than the defaults.
 const SETTINGS: [(&str, &str); 6] = [
@@ -56,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
              first"
         )));
     }
-    let mut steps = Steps::of(if is_engine { 3 } else { 6 });
+    let mut steps = Steps::of(if is_engine { 3 } else { 5 + IMPLEMENTATIONS.len() });
     steps.step("the suite's packages", || npm(directory, &["ci", "--no-audit", "--no-fund"]))?;
     let example = if is_engine { "echo" } else { "conformance" };
     steps.step("the crate's example server", || {
@@ -82,14 +81,21 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
         workspace.build_guests()
     })?;
     steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
-    steps.step("the suite on the host, but for several arguments and `auth`", || {
-        let _server = Server::start(&mut host(workspace)?, is_ready)?;
-        npm(directory, &["test", "--", "--invert", "--grep", NOT_OF_THE_HOST])
-    })
+    for implementation in IMPLEMENTATIONS {
+        steps.step(
+            &format!("the suite on the host, with socketio = \"{implementation}\""),
+            || {
+                let _server = Server::start(&mut host(workspace, implementation)?, is_ready)?;
+                npm(directory, &["test"])
+            },
+        )?;
+    }
+    Ok(())
 }
 
-/// Returns the command that starts the host with only the plugin of the suite.
-fn host(workspace: &Workspace) -> Result<Command, Failure> {
+/// Returns the command that starts the host with only the plugin of the suite, and with one of its
+/// implementations of Socket.IO.
+fn host(workspace: &Workspace, implementation: &str) -> Result<Command, Failure> {
     let directory = workspace.target.join("suite");
     let (plugins, data) = (directory.join("plugins"), directory.join("data"));
     create(&plugins)?;
@@ -102,6 +108,7 @@ fn host(workspace: &Workspace) -> Result<Command, Failure> {
         .arg(plugins)
         .arg("--data")
         .arg(data)
+        .env("SOCKHOP_SERVER__SOCKETIO", implementation)
         .envs(SETTINGS);
     Ok(command)
 }

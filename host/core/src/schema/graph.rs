@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use crate::arguments::Arguments;
+
 use super::SchemaError;
 
 /// Maximum number of (subschema, value) pairs that one calculation of a cost visits.
@@ -120,26 +122,43 @@ impl Graph {
         costs.first().copied()
     }
 
-    /// Whether the schema names a property `name` of the document itself.
-    pub(super) fn names_property(&self, name: &str) -> bool {
-        self.root_nodes()
+    /// Whether the schema names a property `name` of the document itself, or of the first element
+    /// of the document if that is a list of arguments.
+    pub(super) fn names_property(&self, arguments: Arguments, name: &str) -> bool {
+        self.subject_nodes(arguments)
             .iter()
             .any(|node| node.properties.contains_key(name) || node.required.contains(name))
     }
 
     /// Whether properties that the schema does not list are expected: it has a keyword for them, or
     /// it accepts an object and lists no properties.
-    pub(super) fn allows_any_property(&self) -> bool {
-        let nodes = self.root_nodes();
+    pub(super) fn allows_any_property(&self, arguments: Arguments) -> bool {
+        let nodes = self.subject_nodes(arguments);
         let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
         nodes.iter().any(|node| node.allows_unlisted)
             || !lists_some && nodes.iter().any(|node| node.admits_objects)
     }
 
-    /// Returns the subschemas that may apply to the document itself: the root, and the subschemas
-    /// that the root applies to the same value.
-    fn root_nodes(&self) -> Vec<&Node> {
-        let (mut seen, mut to_visit, mut nodes) = (HashSet::new(), vec![0], Vec::new());
+    /// Returns the subschemas that may apply to the document itself, or to its first element if it
+    /// is a list of arguments.
+    fn subject_nodes(&self, arguments: Arguments) -> Vec<&Node> {
+        let root = self.nodes_from(vec![0]);
+        if !arguments.are_list() {
+            return root;
+        }
+        let first = root.iter().flat_map(|node| {
+            let items = match node.first_items.first() {
+                Some(first) => std::slice::from_ref(first),
+                None => &node.later_items,
+            };
+            items.iter().chain(&node.every_item).copied()
+        });
+        self.nodes_from(first.collect())
+    }
+
+    /// Returns these subschemas, and those that they apply to the same value.
+    fn nodes_from(&self, mut to_visit: Vec<usize>) -> Vec<&Node> {
+        let (mut seen, mut nodes) = (HashSet::new(), Vec::new());
         while let Some(number) = to_visit.pop() {
             let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else {
                 continue;

@@ -91,14 +91,8 @@ mod tests {
         Registration {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
-            description: String::new(),
-            handles: Vec::new(),
-            emits: Vec::new(),
-            rooms: Vec::new(),
             listens: listens.to_vec(),
-            routes: Vec::new(),
-            timers: Vec::new(),
-            schedules: Vec::new(),
+            ..Registration::default()
         }
     }
 

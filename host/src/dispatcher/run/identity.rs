@@ -1,9 +1,20 @@
 //! The WIT interface `identity`, for one run of a handler.
 
+use sockhop_core::handshake::check_asked;
+
 use crate::effect::{Effect, IdentityCalls};
-use crate::rejection::{Rejection, truncate};
+use crate::event::Handshake;
+use crate::rejection::{Refusal, Rejection, truncate};
 
 use super::Run;
+
+impl Run {
+    /// What the caller sent when it connected; `None` if that is not kept.
+    fn handshake(&self) -> Result<Option<&Handshake>, Refusal> {
+        check_asked(self.active.code.registration.handshake)?;
+        Ok(self.event.caller.connection().and_then(|connection| connection.handshake()))
+    }
+}
 
 impl IdentityCalls for Run {
     fn has_role(&self, role: &str) -> bool {
@@ -12,6 +23,15 @@ impl IdentityCalls for Run {
 
     fn claims(&self) -> String {
         self.event.caller.identity().claims.to_string()
+    }
+
+    fn auth(&self) -> Result<String, Refusal> {
+        let handshake = self.handshake()?;
+        Ok(handshake.map_or_else(|| "null".to_owned(), |handshake| (*handshake.auth).to_owned()))
+    }
+
+    fn query(&self) -> Result<Option<Vec<(String, String)>>, Refusal> {
+        Ok(self.handshake()?.map(Handshake::query))
     }
 
     fn sid(&self) -> String {

@@ -3,6 +3,8 @@
 use crate::plugin::bindings::sockhop::plugin::identity;
 use crate::plugin::state::InstanceState;
 
+use super::CallResult;
+
 impl identity::Host for InstanceState {
     fn has_role(&mut self, role: String) -> bool {
         self.handling().is_ok_and(|calls| calls.has_role(&role))
@@ -10,6 +12,14 @@ impl identity::Host for InstanceState {
 
     fn claims(&mut self) -> String {
         self.handling().map_or_else(|_| "null".to_owned(), |calls| calls.claims())
+    }
+
+    fn auth(&mut self) -> CallResult<String> {
+        Ok(self.handling()?.auth()?)
+    }
+
+    fn query(&mut self) -> CallResult<Option<Vec<(String, String)>>> {
+        Ok(self.handling()?.query()?)
     }
 
     fn sid(&mut self) -> String {

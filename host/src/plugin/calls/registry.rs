@@ -1,5 +1,7 @@
 //! The WIT interface `registry`: a plugin declares what it is while `register` runs.
 
+use sockhop_core::arguments::Message;
+
 use crate::plugin::bindings::sockhop::plugin::registry;
 use crate::plugin::state::InstanceState;
 
@@ -14,6 +16,16 @@ impl registry::Host for InstanceState {
 
     fn handles(&mut self, event: String, data: String, reply: Option<String>) -> CallResult<()> {
         self.registering()?.handles(&event, data, reply)?;
+        Ok(())
+    }
+
+    fn arguments(&mut self, of: registry::Message, event: String) -> CallResult<()> {
+        let of = match of {
+            registry::Message::Event => Message::Event,
+            registry::Message::Reply => Message::Reply,
+            registry::Message::Emit => Message::Emit,
+        };
+        self.registering()?.arguments(of, &event)?;
         Ok(())
     }
 
@@ -34,6 +46,11 @@ impl registry::Host for InstanceState {
 
     fn listens(&mut self, event: String) -> CallResult<()> {
         self.registering()?.listens(&event)?;
+        Ok(())
+    }
+
+    fn handshake(&mut self) -> CallResult<()> {
+        self.registering()?.handshake()?;
         Ok(())
     }
 

@@ -32,10 +32,11 @@ impl From<types::Target> for Target {
     }
 }
 
-/// Converts the event for the guest. `identity` is the caller's, and `attachments` are those of the
-/// event.
+/// Converts the event for the guest. `data` is its payload, `identity` is the caller's, and
+/// `attachments` are those of the event.
 pub(in crate::plugin) fn lowered<'event>(
     event: &'event Event,
+    data: &'event str,
     identity: &'event Identity,
     attachments: &'event [&'event [u8]],
 ) -> types::Event<'event> {
@@ -44,5 +45,5 @@ pub(in crate::plugin) fn lowered<'event>(
         user: identity.user.as_deref(),
         namespace,
     });
-    types::Event { name: &event.name, data: &event.payload.text, attachments, caller }
+    types::Event { name: &event.name, data, attachments, caller }
 }

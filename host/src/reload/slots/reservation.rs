@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sockhop_core::declarations::Registration;
+use sockhop_core::declarations::{OutboundEvent, Registration};
 use sockhop_core::route::{Route, RouteTable};
 
 use crate::registry::AdmitError;
@@ -22,8 +22,8 @@ pub struct Reservation {
     events: BTreeSet<String>,
     /// The access rule of each room, by its name or template.
     rooms: BTreeMap<String, String>,
-    /// The digest of the schema of each emitted event. Whole schemas would make the saved slots
-    /// large.
+    /// The digest of the schema of each emitted event, and whether it has a list of arguments. Whole
+    /// schemas would make the saved slots large.
     emits: BTreeMap<String, String>,
     /// The routes, each as method and path.
     routes: BTreeSet<String>,
@@ -36,7 +36,7 @@ impl Reservation {
         let rooms = registration.rooms.iter();
         let rooms = rooms.map(|room| (room.pattern.to_string(), room.access.to_string()));
         let emits = registration.emits.iter();
-        let emits = emits.map(|declared| (declared.event.clone(), schema_digest(&declared.data)));
+        let emits = emits.map(|declared| (declared.event.clone(), digest(declared)));
         let routes = registration.routes.iter().map(ToString::to_string);
         Self {
             events: events.collect(),
@@ -64,7 +64,7 @@ impl Reservation {
         let mut emits = other.emits.iter();
         let differs = emits.find(|declared| {
             let reserved = self.emits.get(&declared.event);
-            reserved.is_some_and(|digest| *digest != schema_digest(&declared.data))
+            reserved.is_some_and(|reserved| *reserved != digest(declared))
         });
         if let Some(declared) = differs {
             let (event, by) = (declared.event.clone(), owner.to_owned());
@@ -97,6 +97,12 @@ impl Reservation {
     }
 }
 
+/// Returns what two declarations of one emitted event must have in common.
+fn digest(declared: &OutboundEvent) -> String {
+    let schema = schema_digest(&declared.data);
+    if declared.arguments.are_list() { format!("list {schema}") } else { schema }
+}
+
 /// Returns the SHA-256 of a schema, whatever its blanks and the order of its members.
 fn schema_digest(schema: &str) -> String {
     let canonical = serde_json::from_str::<Value>(schema);
@@ -106,7 +112,8 @@ fn schema_digest(schema: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sockhop_core::declarations::{InboundEvent, OutboundEvent};
+    use sockhop_core::arguments::Arguments;
+    use sockhop_core::declarations::InboundEvent;
 
     use super::*;
     use crate::rule::Access;
@@ -117,6 +124,8 @@ mod tests {
             data: "true".to_owned(),
             reply: None,
             access: Access::Anyone,
+            arguments: Arguments::One,
+            reply_arguments: Arguments::One,
         };
         let room = |(pattern, access): &(&str, &str)| DeclaredRoom {
             pattern: pattern.parse().unwrap(),
@@ -125,14 +134,9 @@ mod tests {
         Registration {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
-            description: String::new(),
             handles: events.iter().map(event).collect(),
-            emits: Vec::new(),
             rooms: rooms.iter().map(room).collect(),
-            listens: Vec::new(),
-            routes: Vec::new(),
-            timers: Vec::new(),
-            schedules: Vec::new(),
+            ..Registration::default()
         }
     }
 
@@ -161,12 +165,12 @@ mod tests {
 
     #[test]
     fn the_schemas_of_emitted_events_are_reserved_and_not_the_events() {
-        let emitting = |name: &str, data: &str| {
-            let data = data.to_owned();
-            let emits =
-                OutboundEvent { event: "x".to_owned(), data, rooms: Vec::new(), everyone: true };
+        let emitting_as = |name: &str, data: &str, arguments| {
+            let (event, data, rooms) = ("x".to_owned(), data.to_owned(), Vec::new());
+            let emits = OutboundEvent { event, data, arguments, rooms, everyone: true };
             Registration { emits: vec![emits], ..plugin(name, &[], &[]) }
         };
+        let emitting = |name: &str, data: &str| emitting_as(name, data, Arguments::One);
         let reservation = Reservation::of(&emitting("a", r#"{"type":"object","required":["b"]}"#));
         let saved = serde_json::to_string(&reservation).unwrap();
         let reservation: Reservation = serde_json::from_str(&saved).unwrap();
@@ -177,6 +181,8 @@ mod tests {
         let differs = check(r#"{"type":"object"}"#).unwrap_err();
         assert!(differs.starts_with("event `x` is emitted by plugin `a` too"), "{differs}");
         assert!(reservation.check("a", &plugin("b", &[], &[])).is_ok());
+        let same = r#"{"type":"object","required":["b"]}"#;
+        assert!(reservation.check("a", &emitting_as("b", same, Arguments::List)).is_err());
     }
 
     #[test]

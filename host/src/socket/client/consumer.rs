@@ -154,7 +154,6 @@ impl Client {
             }
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
-        let answer = answer.map(|reply| reply.json);
         // A panic while answering must not stop the mailbox either.
         let answering = pin!(async {
             sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
@@ -183,7 +182,7 @@ impl Client {
         }
         // Boxed: it is rare, and would make the future of each event larger.
         match Box::pin(self.authenticate(sockets, event)).await {
-            Ok(json) => Ok(Reply { json, ends: false }),
+            Ok(json) => Ok(Reply { json, attachments: Vec::new(), ends: false }),
             Err(rejection) => {
                 self.log(event, &rejection);
                 Err(rejection)

@@ -14,7 +14,7 @@ use socketioxide_core::Value as Serialized;
 use socketioxide_core::adapter::{
     BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter,
 };
-use socketioxide_core::packet::{Packet, PacketData};
+use socketioxide_core::packet::Packet;
 use socketioxide_core::parser::{Parse, ParserError};
 
 /// Sends the packets of one namespace.
@@ -40,16 +40,17 @@ impl Adapters {
 }
 
 impl Adapter {
-    /// Serializes an argument list with attachments, in the library's own format.
+    /// Serializes an argument list with attachments, in the library's own format. An ack has no
+    /// name of an event.
     ///
     /// # Errors
     /// Returns an error if the arguments can't be serialized.
     pub(super) fn serialize(
         &self,
-        event: &str,
+        event: Option<&str>,
         arguments: &impl Serialize,
     ) -> Result<Serialized, ParserError> {
-        self.local.parser().encode_value(arguments, Some(event))
+        self.local.parser().encode_value(arguments, event)
     }
 
     /// Hands an event to one connection. Also succeeds if the connection no longer exists.
@@ -65,10 +66,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::event`].
     pub(super) fn ack(&self, to: Sid, id: i64, ack: Serialized) -> Result<(), SocketError> {
-        self.send(
-            to,
-            Packet { inner: PacketData::EventAck(ack, id), ns: self.local.path().clone() },
-        )
+        self.send(to, Packet::ack(self.local.path().clone(), ack, id))
     }
 
     fn send(&self, to: Sid, packet: Packet) -> Result<(), SocketError> {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, SerializeTuple, Serializer};
 use serde_json::Value;
 use socketioxide_core::Value as Serialized;
 use sockhop_core::attachment::index_of;
@@ -15,29 +15,64 @@ use crate::effect::Emit;
 
 use super::adapter::Adapter;
 
-/// Encodes `["event",data]`. An event's name has no character that JSON would escape.
+/// Encodes `["event",arguments]`. An event's name has no character that JSON would escape.
 pub(super) fn of_emit(adapter: &Adapter, emit: &Emit) -> Option<Serialized> {
+    let arguments = emit.data.arguments();
     if emit.attachments.is_empty() {
-        return Some(of_event(&emit.event, emit.data.as_str()));
+        return Some(of_event(&emit.event, arguments));
     }
-    let document: Value = serde_json::from_str(emit.data.as_str()).ok()?;
-    match adapter.serialize(&emit.event, &(WithAttachments(&document, &emit.attachments),)) {
+    with_attachments(adapter, Some(&emit.event), arguments, &emit.attachments)
+}
+
+/// Like [`of_emit`], without attachments.
+pub(super) fn of_event(event: &str, arguments: &str) -> Serialized {
+    let comma = if arguments.is_empty() { "" } else { "," };
+    text(&["[\"", event, "\"", comma, arguments, "]"])
+}
+
+/// Encodes `[arguments]`.
+pub(super) fn of_ack(
+    adapter: &Adapter,
+    arguments: &str,
+    attachments: &[Bytes],
+) -> Option<Serialized> {
+    if attachments.is_empty() {
+        return Some(text(&["[", arguments, "]"]));
+    }
+    with_attachments(adapter, None, arguments, attachments)
+}
+
+/// Encodes arguments with attachments, after the name of their event if they are not those of an
+/// ack.
+fn with_attachments(
+    adapter: &Adapter,
+    event: Option<&str>,
+    arguments: &str,
+    attachments: &[Bytes],
+) -> Option<Serialized> {
+    let documents: Vec<Value> = serde_json::from_str(&["[", arguments, "]"].concat()).ok()?;
+    match adapter.serialize(event, &Arguments(&documents, attachments)) {
         Ok(serialized) => Some(serialized),
         Err(error) => {
-            tracing::error!(event = emit.event, %error, "event not encoded");
+            tracing::error!(event, %error, "message not encoded");
             None
         }
     }
 }
 
-/// Like [`of_emit`], without attachments.
-pub(super) fn of_event(event: &str, data: &str) -> Serialized {
-    text(&["[\"", event, "\",", data, "]"])
-}
+/// The arguments of one message. A tuple, because the library makes arguments of the elements of a
+/// tuple only.
+struct Arguments<'message>(&'message [Value], &'message [Bytes]);
 
-/// Encodes `[arguments]`.
-pub(super) fn of_ack(arguments: &str) -> Serialized {
-    text(&["[", arguments, "]"])
+impl Serialize for Arguments<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(documents, attachments) = self;
+        let mut tuple = serializer.serialize_tuple(documents.len())?;
+        for document in *documents {
+            tuple.serialize_element(&WithAttachments(document, attachments))?;
+        }
+        tuple.end()
+    }
 }
 
 fn text(parts: &[&str]) -> Serialized {
@@ -77,7 +112,7 @@ impl Serialize for WithAttachments<'_> {
 }
 
 /// Splits `["name",argument]` into the name and the text between it and the last bracket. Only the
-/// name is parsed here. The dispatcher checks that the text is one argument.
+/// name is parsed here. The dispatcher checks the arguments.
 pub(super) fn split(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
     let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();

@@ -34,14 +34,16 @@ impl Link {
     }
 
     pub(crate) async fn answer(&self, answer: Answer<'_>) {
-        if let Handed::Waits(Some(sent)) = self.hand(|| packet(answer)) {
+        let Some(packet) = self.packet(answer) else { return };
+        if let Handed::Waits(Some(sent)) = self.hand(|| packet.clone()) {
             // An error means that the connection has ended.
             let _ = sent.await;
         }
     }
 
     pub(crate) fn try_answer(&self, answer: Answer<'_>) -> Result<(), Full> {
-        if self.0.queue.try_send(&self.0.reach, &packet(answer)) { Ok(()) } else { Err(Full) }
+        let Some(packet) = self.packet(answer) else { return Ok(()) };
+        if self.0.queue.try_send(&self.0.reach, &packet) { Ok(()) } else { Err(Full) }
     }
 
     pub(crate) fn close(&self) {
@@ -70,6 +72,24 @@ impl Link {
         self.0.queue.send(&self.0.reach, packet, || self.attend())
     }
 
+    /// Encodes an answer. Returns `None` if the connection has ended. It is ended if its client
+    /// would never get an answer.
+    fn packet(&self, answer: Answer<'_>) -> Option<Packet> {
+        match answer {
+            Answer::Event(name, argument) => {
+                Some(Packet::Error(argument::of_event(name, argument)))
+            }
+            Answer::Ack(id, arguments, attachments) => {
+                let adapter = self.0.reach.adapter.upgrade()?;
+                let ack = argument::of_ack(&adapter, arguments, attachments);
+                if ack.is_none() {
+                    self.abort("answer_failed");
+                }
+                Some(Packet::Ack(id.cast_signed(), ack?))
+            }
+        }
+    }
+
     /// Spawns a task that sends the waiting packets.
     fn attend(&self) {
         let shared = &self.0.reach.shared;
@@ -80,12 +100,5 @@ impl Link {
     /// same session.
     pub(super) fn forget(&self) {
         self.0.forget();
-    }
-}
-
-fn packet(answer: Answer<'_>) -> Packet {
-    match answer {
-        Answer::Ack(id, arguments) => Packet::Ack(id.cast_signed(), argument::of_ack(arguments)),
-        Answer::Event(name, argument) => Packet::Error(argument::of_event(name, argument)),
     }
 }

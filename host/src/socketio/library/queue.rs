@@ -65,6 +65,7 @@ struct WaitingPacket {
 }
 
 /// A packet for a connection.
+#[derive(Clone)]
 pub(super) enum Packet {
     /// An event that an effect or a business system emits.
     Emit(Serialized),

@@ -3,12 +3,27 @@
 use std::rc::Rc;
 
 use serde_json::Value;
+use sockhop_core::handshake::Handshake;
+use sockhop_core::limits;
 use sockhop_core::rejection::{Rejection, truncate};
 
 use crate::host::IdentityCalls;
-use crate::testing::outcome::Effect;
+use crate::refusal::Result;
+use crate::testing::outcome::{Effect, of_host};
 
 use super::Run;
+
+impl Run {
+    /// The handshake of the caller; `None` if it is not kept.
+    fn handshake(&self) -> Result<Option<Handshake>> {
+        self.declared.check_handshake().map_err(of_host)?;
+        let Some(connection) = self.connection() else { return Ok(None) };
+        match self.before.handshakes.get(connection) {
+            Some(handshake) => Ok(handshake.clone()),
+            None => Ok(Handshake::read("", "", true, limits::HANDSHAKE_BYTES).ok()),
+        }
+    }
+}
 
 impl IdentityCalls for Rc<Run> {
     fn has_role(&self, role: &str) -> bool {
@@ -20,6 +35,15 @@ impl IdentityCalls for Rc<Run> {
             .caller
             .as_ref()
             .map_or_else(|| Value::Null.to_string(), |caller| caller.identity.claims.to_string())
+    }
+
+    fn auth(&self) -> Result<String> {
+        let handshake = self.handshake()?;
+        Ok(handshake.map_or_else(|| Value::Null.to_string(), |kept| kept.auth.into_string()))
+    }
+
+    fn query(&self) -> Result<Option<Vec<(String, String)>>> {
+        Ok(self.handshake()?.map(|kept| kept.query()))
     }
 
     fn sid(&self) -> String {
