@@ -13,6 +13,9 @@
     reason = "a benchmark fails by panicking"
 )]
 
+#[path = "event/callers.rs"]
+mod callers;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -79,8 +82,7 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, deliver, emitter, http, identity, log, members, registry, replies, rooms, state,
-    timers, types,
+    connections, deliver, emitter, http, log, members, registry, rooms, state, timers, types,
 };
 
 /// A host whose calls do nothing.
@@ -133,12 +135,6 @@ impl registry::Host for Bare {
     }
     fn arguments(&mut self, _: registry::Message, _: String) -> Answer<()> {
         Ok(())
-    }
-}
-
-impl replies::Host for Bare {
-    fn attach(&mut self, _: Vec<u8>) -> Answer<u32> {
-        Ok(0)
     }
 }
 
@@ -216,31 +212,6 @@ impl connections::Host for Bare {
     fn scan(&mut self, _: Option<String>, _: u32) -> Answer<Vec<connections::Connection>> {
         Ok(Vec::new())
     }
-}
-
-impl identity::Host for Bare {
-    fn has_role(&mut self, _: String) -> bool {
-        false
-    }
-    fn claims(&mut self) -> String {
-        "null".to_owned()
-    }
-    fn auth(&mut self) -> Answer<String> {
-        Ok(String::new())
-    }
-    fn query(&mut self) -> Answer<Option<Vec<(String, String)>>> {
-        Ok(None)
-    }
-    fn sid(&mut self) -> String {
-        String::new()
-    }
-    fn event_id(&mut self) -> String {
-        String::new()
-    }
-    fn received_at(&mut self) -> u64 {
-        1_767_225_600_123
-    }
-    fn disconnect(&mut self, _: String) {}
 }
 
 impl state::Host for Bare {

@@ -100,6 +100,7 @@ const REACHED: &[(&str, &str, &str)] = &[
     ("limits.event_wall_ms", "limits", "a_handler_ends_when_its_cpu_time_or_its_wall_time_is_over"),
     ("limits.first_byte_ms", "edge", "a_connection_that_does_not_send_a_whole_request_is_closed"),
     ("limits.handles", "limits", "a_handler_that_needs_more_handles_than_is_set_fails"),
+    ("limits.handshake_bytes", "messages", "a_handshake_of_more_bytes_than_is_set_is_not_kept"),
     ("limits.head_ms", "edge", "a_connection_that_does_not_send_a_whole_request_is_closed"),
     ("limits.host_call_bytes", "limits", "one_call_takes_so_many_bytes_as_is_set"),
     (

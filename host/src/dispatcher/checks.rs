@@ -12,8 +12,9 @@ use crate::schema::Schema;
 /// reply is checked in full.
 const EMITS_COMPARED: usize = 4;
 
-/// Returns the JSON for the ack if the handler's reply, with this number of attachments, matches its
-/// declaration. `effects` are those of the same run of `active`. A host event (no `inbound`) has no ack.
+/// Returns the JSON for the ack if the handler's reply, with this number of attachments, matches
+/// its declaration. `effects` are those of the same run of `active`. A host event (no `inbound`) has
+/// no ack.
 ///
 /// # Errors
 /// Describes for the log what is wrong with the reply.
