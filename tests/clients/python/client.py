@@ -50,8 +50,12 @@ class Client:
 
         The event may have arrived before the call.
         """
-        (data,) = self._arrived[event].get(timeout=ANSWER_S)
+        (data,) = self.next_all(event)
         return data
+
+    def next_all(self, event):
+        """Returns all arguments of the next event of that name."""
+        return self._arrived[event].get(timeout=ANSWER_S)
 
     def has_heard(self, event):
         """Whether an event of that name has arrived that `next` has not returned."""
