@@ -1,5 +1,6 @@
 //! Tests of the SDK through its own test host: the behaviour on which plugin authors rely.
 
+mod messages;
 mod timers;
 
 use std::collections::BTreeMap;
