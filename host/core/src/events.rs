@@ -279,11 +279,10 @@ pub fn check_reply(
     // A schema that allows everything allows `error` too, but clients could not distinguish such a
     // reply from a rejection.
     if reply.has_error {
-        return Err(
-            "the reply has a property `error` at the top level of its argument, or of its \
-                    first one"
-                .to_owned(),
-        );
+        return Err(match arguments {
+            Arguments::One => "the reply has a property `error` at its top level".to_owned(),
+            Arguments::List => "the first argument of the reply has a property `error`".to_owned(),
+        });
     }
     // Without attachments, an object that looks like a placeholder is plain JSON, as it is for
     // clients: handlers may reply with what a client has sent.

@@ -13,8 +13,8 @@ use crate::schema::Schema;
 const EMITS_COMPARED: usize = 4;
 
 /// Returns the JSON for the ack if the handler's reply, with this number of attachments, matches
-/// its declaration. `effects` are those of the same run of `active`. A host event (no `inbound`) has
-/// no ack.
+/// its declaration. `effects` are those of the same run of `active`. A host event (no `inbound`)
+/// has no ack.
 ///
 /// # Errors
 /// Describes for the log what is wrong with the reply.
