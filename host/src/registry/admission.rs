@@ -59,3 +59,25 @@ fn check_outbound(generation: &Generation, active: &ActivePlugin) -> Result<(), 
 fn differs(one: &Outbound, other: &Outbound) -> bool {
     one.data != other.data || one.arguments != other.arguments
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sockhop_core::arguments::Arguments;
+
+    use super::*;
+    use crate::schema::Schema;
+
+    #[test]
+    fn a_list_of_arguments_is_another_message_than_one_argument() {
+        let emitted = |schema: &str, arguments| {
+            let data = Arc::new(Schema::compile(schema, 100).unwrap());
+            Outbound { data, arguments, rooms: Vec::new(), everyone: true }
+        };
+        let one = emitted("true", Arguments::One);
+        assert!(differs(&one, &emitted("true", Arguments::List)));
+        assert!(differs(&one, &emitted("{}", Arguments::One)));
+        assert!(!differs(&one, &emitted("true", Arguments::One)));
+    }
+}

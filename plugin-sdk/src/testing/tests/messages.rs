@@ -106,8 +106,8 @@ fn a_reply_has_the_attachments_that_its_placeholders_name() {
 
 #[test]
 fn only_a_plugin_that_asks_reads_the_handshake_of_its_caller() {
-    fn handshake(ctx: &Context, _: ()) -> Result<(Value, Option<Vec<(String, String)>>)> {
-        Ok((ctx.auth()?, ctx.query()?))
+    fn handshake(ctx: &Context, _: ()) -> Result<(Value, Value)> {
+        Ok((ctx.auth()?, json!(ctx.query()?)))
     }
     let mut unasked = TestHost::new(plugin().on("handshake", handshake));
     assert_eq!(unasked.handle("handshake", json!(null)).reply.unwrap_err().code, "misuse");
