@@ -72,8 +72,8 @@ impl Dispatcher {
     }
 }
 
-/// Returns the target of an event whose first argument is `value`: `to` if the declarations allow it, or the
-/// declared target if `to` is `None`.
+/// Returns the target of an event whose first argument is `value`: `to` if the declarations allow
+/// it, or the declared target if `to` is `None`.
 fn target(
     event: &str,
     declarations: &[&Outbound],
