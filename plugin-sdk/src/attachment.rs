@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use sockhop_core::attachment::{INDEX, PLACEHOLDER, Placeholder};
 
 /// The placeholder of a binary attachment in a payload, an emitted event, or a reply, for which
-/// [`Context::attach`](crate::Context::attach) returns it. On the wire it is `{"_placeholder": true, "num": 0}`.
+/// [`Context::attach`](crate::Context::attach) returns it. On the wire it is
+/// `{"_placeholder": true, "num": 0}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Attachment(Placeholder);

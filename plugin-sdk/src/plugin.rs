@@ -249,8 +249,8 @@ impl Plugin {
 
     /// Restricts who can send the event that the previous call of [`on`](Self::on) declares.
     /// Without it, anyone can. Only calls of [`route`](Self::route) and
-    /// [`arguments`](Self::arguments) may stand between. The host answers an anonymous caller with `unauthorized`, and a user without the role with
-    /// `forbidden`.
+    /// [`arguments`](Self::arguments) may stand between. The host answers an anonymous caller with
+    /// `unauthorized`, and a user without the role with `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
         // If that declaration is not `on`, there is no event to restrict. The host then refuses the

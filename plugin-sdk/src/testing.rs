@@ -254,10 +254,10 @@ impl TestHost {
         self
     }
 
-    /// Sets what the caller has sent when it connected: its `auth`, and the query of the URL, such as
-    /// `lang=de&room=7`. As on a host that takes tokens, the member `token` of `auth` is left out,
-    /// and nothing is kept of more than 4 KiB or of an `auth` that is no object. Without this, the
-    /// caller has sent nothing.
+    /// Sets what the caller has sent when it connected: its `auth`, and the query of the URL, such
+    /// as `lang=de&room=7`. As on a host that takes tokens, the member `token` of `auth` is left
+    /// out, and nothing is kept of more than 4 KiB or of an `auth` that is no object. Without this,
+    /// the caller has sent nothing.
     pub fn handshake(&mut self, auth: Value, query: &str) -> &mut Self {
         let kept = Handshake::read(&auth.to_string(), query, true, limits::HANDSHAKE_BYTES);
         self.world.handshakes.insert(self.current.clone(), kept.ok());

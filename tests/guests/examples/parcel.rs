@@ -1,5 +1,5 @@
-//! Takes, returns and emits lists of arguments and bytes, and tells what its caller has sent when it
-//! connected.
+//! Takes, returns and emits lists of arguments and bytes, and tells what its caller has sent when
+//! it connected.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

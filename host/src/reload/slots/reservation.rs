@@ -22,8 +22,8 @@ pub struct Reservation {
     events: BTreeSet<String>,
     /// The access rule of each room, by its name or template.
     rooms: BTreeMap<String, String>,
-    /// The digest of the schema of each emitted event, and whether it has a list of arguments. Whole
-    /// schemas would make the saved slots large.
+    /// The digest of the schema of each emitted event, and whether it has a list of arguments.
+    /// Whole schemas would make the saved slots large.
     emits: BTreeMap<String, String>,
     /// The routes, each as method and path.
     routes: BTreeSet<String>,
