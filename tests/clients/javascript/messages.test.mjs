@@ -1,5 +1,5 @@
-// Whole messages of the stock client: several arguments in and out, bytes in acks, and what it sends
-// when it connects.
+// Whole messages of the stock client: several arguments in and out, bytes in acks, and what it
+// sends when it connects.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
