@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::event::Event;
 use crate::host::{
     ConnectionCalls, DeliverCalls, EmitterCalls, Entry, HttpCalls, IdentityCalls, LogCalls,
-    MemberCalls, RoomCalls, SettingCalls, StateCalls, TimerCalls,
+    MemberCalls, ReplyCalls, RoomCalls, SettingCalls, StateCalls, TimerCalls,
 };
 use crate::level::Level;
 use crate::refusal::{Refusal, Result};
@@ -247,6 +247,14 @@ impl IdentityCalls for Rc<Transaction> {
         String::new()
     }
 
+    fn auth(&self) -> Result<String> {
+        unreachable!("{UNUSED}")
+    }
+
+    fn query(&self) -> Result<Option<Vec<(String, String)>>> {
+        unreachable!("{UNUSED}")
+    }
+
     fn sid(&self) -> String {
         String::new()
     }
@@ -271,6 +279,12 @@ const UNUSED: &str = "a collection does not call this";
 
 impl EmitterCalls for Rc<Transaction> {
     fn emit(&self, _: Target, _: &str, _: &str, _: &[Vec<u8>]) -> Result {
+        unreachable!("{UNUSED}")
+    }
+}
+
+impl ReplyCalls for Rc<Transaction> {
+    fn attach(&self, _: &[u8]) -> Result<u32> {
         unreachable!("{UNUSED}")
     }
 }
