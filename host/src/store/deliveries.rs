@@ -18,8 +18,7 @@ use crate::rejection::truncate;
 const MAX_ERROR: usize = 512;
 
 /// Maximum number of deliveries that one look returns, if there are fewer origins: each has a
-/// share. Each origin has at most as many as are sent at once, so this bounds only the work for many
-/// origins.
+/// share, at most as many as are sent at once. So this bounds only the work for many origins.
 const MAX_DUE: usize = 1_000;
 
 /// A delivery that is due: the first of its key.
