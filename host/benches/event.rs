@@ -191,6 +191,12 @@ impl members::Host for Bare {
     fn scan(&mut self, _: String, _: Option<String>, _: u32) -> Answer<Vec<members::Connection>> {
         Ok(Vec::new())
     }
+    fn ids(&mut self, _: String, _: Option<String>, _: u32) -> Answer<Vec<String>> {
+        Ok(Vec::new())
+    }
+    fn count(&mut self, _: String) -> Answer<members::Totals> {
+        Ok(members::Totals { connections: 0, users: 0 })
+    }
 }
 
 impl rooms::Host for Bare {

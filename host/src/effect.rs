@@ -9,7 +9,7 @@ use crate::event::Json;
 
 pub(crate) use calls::{
     ConnectionCalls, DeliverCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls,
-    ReplyCalls, RoomCalls, StateCalls, Stopped, TimerCalls,
+    MemberTotals, ReplyCalls, RoomCalls, StateCalls, Stopped, TimerCalls,
 };
 
 pub(crate) use sockhop_core::delivery::Delivery;

@@ -3,11 +3,12 @@
 
 mod directory;
 mod membership;
+mod room;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::effect::{Effect, Emit, Reply, Target, Who};
+use crate::effect::{Effect, Emit, MemberTotals, Reply, Target, Who};
 use crate::event::{Caller, Connection, EventId, Identity};
 use crate::rejection::Rejection;
 use crate::socketio::{Answer, Full, Link, TOKEN};
@@ -210,19 +211,12 @@ impl Rooms {
         after: Option<&str>,
         limit: usize,
     ) -> Vec<Arc<Connection>> {
-        let rooms = [room.to_owned()];
-        let namespaces = match namespace {
-            Some(namespace) => vec![namespace.into()],
-            None => self.members.namespaces(),
-        };
-        let members = namespaces.iter().flat_map(|name| self.members.in_rooms(name, &rooms));
-        let mut connections: Vec<_> = members
-            .map(|member| Arc::clone(&member.connection))
-            .filter(|connection| after.is_none_or(|after| connection.public_id.as_str() > after))
-            .collect();
-        connections.sort_unstable_by(|a, b| a.public_id.cmp(&b.public_id));
-        connections.truncate(limit);
-        connections
+        self.members.page(namespace, room, after, limit)
+    }
+
+    /// Number of connections and users in `room`, in one namespace or in all.
+    pub(crate) fn totals(&self, namespace: Option<&str>, room: &str) -> MemberTotals {
+        self.members.totals(namespace, room)
     }
 
     /// Removes connections from the rooms that they may no longer be in.

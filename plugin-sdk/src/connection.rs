@@ -1,4 +1,4 @@
-//! A connection of a client, as plugins see it.
+//! A connection of a client, as plugins see it, and the number of connections in a room.
 
 /// A connection of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,4 +9,13 @@ pub struct Connection {
     pub user: Option<String>,
     /// The Socket.IO namespace, such as `/`.
     pub namespace: String,
+}
+
+/// How many are in a room: see [`Context::member_count`](crate::Context::member_count).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemberCount {
+    /// Connections.
+    pub connections: u32,
+    /// Users, each once, however many connections they have. Anonymous clients do not count.
+    pub users: u32,
 }

@@ -1,6 +1,7 @@
 //! The API of a handler while it handles one event.
 
 mod deliver;
+mod members;
 mod send;
 mod written;
 
@@ -42,7 +43,7 @@ pub struct Context {
 impl Context {
     /// Returns the public id of the caller's connection. It is stable while the connection lives,
     /// and safe to show to other clients. `None` if no connection caused the event (`$start`,
-    /// `$resync`, a timer, an HTTP request).
+    /// `$resync`, `$room_occupied`, `$room_vacated`, a timer, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()
@@ -367,7 +368,7 @@ impl Context {
 
     /// Returns at most `limit` (1 to 1,000) connections in `room`, which this plugin declares:
     /// those whose id follows `after`, in the order of their ids, without this handler's own
-    /// changes.
+    /// changes. [`member_ids`](Self::member_ids) lists those of any room, without their users.
     ///
     /// # Errors
     /// `unknown_room`: this plugin does not declare the room. `misuse`: `limit` is out of range.

@@ -15,7 +15,7 @@ use sockhop_core::effect::Who;
 use sockhop_core::outbound::{Request, Response};
 
 #[cfg(not(target_family = "wasm"))]
-use crate::connection::Connection;
+use crate::connection::{Connection, MemberCount};
 use crate::level::Level;
 use crate::refusal::Result;
 #[cfg(not(target_family = "wasm"))]
@@ -108,6 +108,10 @@ pub(crate) trait MemberCalls {
     fn remove_member(&self, who: Who, room: &str) -> Result;
     #[cfg(not(target_family = "wasm"))]
     fn members(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<Connection>>;
+    #[cfg(not(target_family = "wasm"))]
+    fn member_ids(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<String>>;
+    #[cfg(not(target_family = "wasm"))]
+    fn member_count(&self, room: &str) -> Result<MemberCount>;
 }
 
 /// The interface `connections`. Only for the test host. On WebAssembly, its functions are called

@@ -308,7 +308,7 @@ pub use access::Access;
 pub use args::Declare;
 pub use args::{Args, ArgumentList, Incoming, Outgoing};
 pub use attachment::Attachment;
-pub use connection::Connection;
+pub use connection::{Connection, MemberCount};
 pub use context::Context;
 pub use delivery::{Delivery, DeliveryOutcome, DeliveryResult};
 pub use emits::Emits;

@@ -69,6 +69,41 @@ async fn a_handler_joins_removes_and_lists_others_in_its_own_rooms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handler_counts_and_lists_who_is_in_any_room_and_learns_users_only_in_its_own() {
+    let host = host(|_| {}).await;
+    let owner = connect(&host, "1", &[]).await;
+    let others = [
+        connect(&host, "7", &[]).await,
+        connect(&host, "7", &[]).await,
+        connect(&host, "8", &[]).await,
+    ];
+    let mut ids = Vec::new();
+    for client in &others {
+        client.ask("enter", json!(null)).await;
+        ids.push(client.ask("own_id", json!(null)).await);
+    }
+    ids.sort_by_key(Value::to_string);
+    // `lab` belongs to another plugin.
+    assert_eq!(owner.ask("count", json!("lab")).await, json!([3, 2]));
+    assert_eq!(owner.ask("ids", json!(["lab", null, 2])).await, json!(ids[..2]));
+    assert_eq!(owner.ask("ids", json!(["lab", ids[1], 2])).await, json!(ids[2..]));
+    let refused = owner.ask("who", json!("lab")).await;
+    assert_eq!(refused["error"]["reason"], json!("unknown_room"));
+    // Nobody is in a room that does not exist.
+    assert_eq!(owner.ask("count", json!("nowhere")).await, json!([0, 0]));
+    assert_eq!(owner.ask("ids", json!(["nowhere", null, 1])).await, json!([]));
+    for limit in [0, 1_001] {
+        let refused = owner.ask("ids", json!(["lab", null, limit])).await;
+        assert_eq!(code(&refused), "plugin_failed", "{limit}");
+    }
+    drop(others);
+    sockhop_tests::eventually("the others to leave", async || {
+        (owner.ask("count", json!("lab")).await == json!([0, 0])).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handler_lets_nobody_into_a_room_whose_rule_forbids_it_or_that_is_not_its_own() {
     let host = host(|_| {}).await;
     let owner = connect(&host, "1", &["staff"]).await;

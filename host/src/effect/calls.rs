@@ -97,6 +97,30 @@ pub trait MemberCalls {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Arc<Connection>>, Refusal>;
+    /// Like [`MemberCalls::members`], for any room: the plugin gets only the public ids.
+    ///
+    /// # Errors
+    /// `misuse`.
+    fn member_ids(
+        &mut self,
+        room: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Arc<Connection>>, Refusal>;
+    /// Number of connections and users in any room, without this handler's own changes.
+    ///
+    /// # Errors
+    /// None at present.
+    fn member_totals(&mut self, room: &str) -> Result<MemberTotals, Refusal>;
+}
+
+/// Who is in a room, as numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemberTotals {
+    /// Connections.
+    pub connections: usize,
+    /// Users, each once, however many connections they have. Anonymous clients do not count.
+    pub users: usize,
 }
 
 /// The interface `connections`: a handler reads which connections exist.

@@ -2,28 +2,31 @@
 //! connections.
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 
+use crate::effect::MemberTotals;
 use crate::event::Connection;
 use crate::socketio::Link;
+
+use super::room::Room;
 
 /// A connection that can be reached.
 pub(super) struct Member {
     pub(super) connection: Arc<Connection>,
     pub(super) link: Link,
     /// Identifies it in each [`MemberList`].
-    number: u64,
+    pub(super) number: u64,
     /// Set under the lock when it is removed.
     has_left: AtomicBool,
 }
 
 /// Members by number, contiguous in memory. Uses a fast hash: the numbers come from the host.
-type MemberList = IndexMap<u64, Arc<Member>, RandomState>;
+pub(super) type MemberList = IndexMap<u64, Arc<Member>, RandomState>;
 
 /// All connections of a host, by namespace.
 #[derive(Default)]
@@ -36,7 +39,7 @@ pub(super) struct Membership {
 struct Namespace {
     /// By public id. Uses a fast hash: the ids come from the host.
     members: IndexMap<String, MemberEntry, RandomState>,
-    rooms: HashMap<String, MemberList>,
+    rooms: HashMap<String, Room>,
     users: HashMap<String, MemberList>,
 }
 
@@ -86,7 +89,7 @@ impl Membership {
         entry.member.has_left.store(true, Ordering::Release);
         let number = entry.member.number;
         for room in &entry.rooms {
-            remove_from(&mut namespace.rooms, room, number);
+            namespace.leave(room, &entry.member);
         }
         // A new token never changes the user of a connection, so this is the user of `add`.
         if let Some(user) = &connection.identity().user {
@@ -118,8 +121,7 @@ impl Membership {
             return false;
         }
         entry.rooms.insert(room.to_owned());
-        let list = rooms.entry(room.to_owned()).or_default();
-        list.insert(entry.member.number, Arc::clone(&entry.member));
+        rooms.entry(room.to_owned()).or_default().add(&entry.member);
         true
     }
 
@@ -129,8 +131,8 @@ impl Membership {
         let Some(namespace) = namespaces.get_mut(&*connection.namespace) else { return };
         let Some(entry) = namespace.members.get_mut(connection.public_id.as_str()) else { return };
         if entry.rooms.remove(room) {
-            let number = entry.member.number;
-            remove_from(&mut namespace.rooms, room, number);
+            let member = Arc::clone(&entry.member);
+            namespace.leave(room, &member);
         }
     }
 
@@ -167,7 +169,8 @@ impl Membership {
     pub(super) fn in_rooms(&self, namespace: &str, rooms: &[String]) -> Vec<Arc<Member>> {
         let namespaces = self.read();
         let Some(namespace) = namespaces.get(namespace) else { return Vec::new() };
-        let mut lists = rooms.iter().filter_map(|room| namespace.rooms.get(room));
+        let mut lists =
+            rooms.iter().filter_map(|room| namespace.rooms.get(room)).map(Room::members);
         match (lists.next(), lists.next()) {
             (None, _) => Vec::new(),
             (Some(only), None) => only.values().cloned().collect(),
@@ -186,7 +189,42 @@ impl Membership {
         self.read()
             .get(namespace)
             .and_then(|namespace| namespace.rooms.get(room))
-            .map_or(0, IndexMap::len)
+            .map_or(0, |room| room.members().len())
+    }
+
+    /// Number of connections and users in `room`, in one namespace or in all.
+    pub(super) fn totals(&self, namespace: Option<&str>, room: &str) -> MemberTotals {
+        let namespaces = self.read();
+        match *rooms_named(&namespaces, namespace, room) {
+            [] => MemberTotals::default(),
+            [only] => only.totals(),
+            // A user may be in several namespaces, and counts once.
+            ref rooms => {
+                let mut users = HashSet::new();
+                rooms.iter().for_each(|room| users.extend(room.users()));
+                let connections = rooms.iter().map(|room| room.members().len()).sum();
+                MemberTotals { connections, users: users.len() }
+            }
+        }
+    }
+
+    /// Returns the first `limit` connections in `room`, in one namespace or in all, whose public id
+    /// is greater than `after`, in the order of their ids.
+    pub(super) fn page(
+        &self,
+        namespace: Option<&str>,
+        room: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Connection>> {
+        let namespaces = self.read();
+        let rooms = rooms_named(&namespaces, namespace, room);
+        let mut page: Vec<_> = rooms.iter().flat_map(|room| room.page(after, limit)).collect();
+        if rooms.len() > 1 {
+            page.sort_unstable_by(|a, b| a.public_id.cmp(&b.public_id));
+            page.truncate(limit);
+        }
+        page
     }
 
     /// All connections of a namespace.
@@ -206,6 +244,27 @@ impl Membership {
     pub(super) fn namespaces(&self) -> Vec<Arc<str>> {
         self.read().keys().cloned().collect()
     }
+}
+
+impl Namespace {
+    /// Removes a connection from a room. Removes the room if it is then empty.
+    fn leave(&mut self, room: &str, member: &Member) {
+        let is_empty = self.rooms.get_mut(room).is_some_and(|room| room.remove(member));
+        if is_empty {
+            self.rooms.remove(room);
+        }
+    }
+}
+
+/// Returns the rooms of this name, in one namespace or in all.
+fn rooms_named<'namespaces>(
+    namespaces: &'namespaces HashMap<Arc<str>, Namespace>,
+    namespace: Option<&str>,
+    room: &str,
+) -> Vec<&'namespaces Room> {
+    let is_meant = |name: &str| namespace.is_none_or(|namespace| namespace == name);
+    let namespaces = namespaces.iter().filter(|(name, _)| is_meant(name));
+    namespaces.filter_map(|(_, namespace)| namespace.rooms.get(room)).collect()
 }
 
 /// Removes a connection from the list with this name. Removes the list if it is then empty.

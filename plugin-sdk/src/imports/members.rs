@@ -2,7 +2,7 @@
 
 use sockhop_core::effect::Who;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, MemberCount};
 use crate::host::MemberCalls;
 use crate::refusal::Result;
 
@@ -25,6 +25,17 @@ pub(crate) fn remove(who: Who, room: &str) -> Result {
 /// Calls the import `members.scan`.
 pub(crate) fn scan(room: &str, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
     Ok(members::scan(room, after, limit)?.into_iter().map(lifted).collect())
+}
+
+/// Calls the import `members.ids`.
+pub(crate) fn ids(room: &str, after: Option<&str>, limit: u32) -> Result<Vec<String>> {
+    Ok(members::ids(room, after, limit)?)
+}
+
+/// Calls the import `members.count`.
+pub(crate) fn count(room: &str) -> Result<MemberCount> {
+    let members::Totals { connections, users } = members::count(room)?;
+    Ok(MemberCount { connections, users })
 }
 
 impl From<Who> for members::Who {

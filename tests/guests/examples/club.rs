@@ -4,7 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sockhop_sdk::{Access, Context, Emits, Plugin, Result, Target, Who};
+use sockhop_sdk::{Access, Context, Emits, MemberCount, Plugin, Result, Target, Who};
 
 const NEWS: Emits<String> = Emits::new("news").to(&["club_{name}", "staff"]);
 
@@ -39,6 +39,17 @@ fn who(ctx: &Context, room: String) -> Result<Vec<(String, Option<String>)>> {
     Ok(members.into_iter().map(|member| (member.id, member.user)).collect())
 }
 
+/// The ids in any room: the first `limit` after `after`.
+fn ids(ctx: &Context, (room, after, limit): (String, Option<String>, u32)) -> Result<Vec<String>> {
+    ctx.member_ids(&room, after.as_deref(), limit)
+}
+
+/// The number of connections and of users in any room.
+fn count(ctx: &Context, room: String) -> Result<(u32, u32)> {
+    let MemberCount { connections, users } = ctx.member_count(&room)?;
+    Ok((connections, users))
+}
+
 /// The id of the caller's own connection.
 fn own_id(ctx: &Context, _: ()) -> Result<Option<String>> {
     Ok(ctx.connection().map(str::to_owned))
@@ -51,6 +62,8 @@ fn plugin() -> Plugin {
         .on("invite", invite)
         .on("expel", expel)
         .on("who", who)
+        .on("ids", ids)
+        .on("count", count)
         .on("own_id", own_id)
         .emits(NEWS)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::effect::{
-    Effect, MemberCalls, RoomCalls, Who, check_own_room, check_page, check_room_count,
+    Effect, MemberCalls, MemberTotals, RoomCalls, Who, check_own_room, check_page, check_room_count,
 };
 use crate::event::Connection;
 use crate::rejection::Refusal;
@@ -60,5 +60,18 @@ impl MemberCalls for Run {
         self.check_own(room)?;
         check_page(limit)?;
         Ok(self.rooms.page(self.event.caller.namespace(), room, after, limit as usize))
+    }
+    fn member_ids(
+        &mut self,
+        room: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Arc<Connection>>, Refusal> {
+        check_page(limit)?;
+        Ok(self.rooms.page(self.event.caller.namespace(), room, after, limit as usize))
+    }
+
+    fn member_totals(&mut self, room: &str) -> Result<MemberTotals, Refusal> {
+        Ok(self.rooms.totals(self.event.caller.namespace(), room))
     }
 }

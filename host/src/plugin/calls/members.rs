@@ -1,6 +1,6 @@
 //! The WIT interface `members`: a handler changes and reads who is in the rooms of its plugin.
 
-use crate::effect::Who;
+use crate::effect::{MemberTotals, Who};
 use crate::plugin::bindings::sockhop::plugin::members;
 use crate::plugin::state::InstanceState;
 
@@ -26,6 +26,17 @@ impl members::Host for InstanceState {
     ) -> CallResult<Vec<members::Connection>> {
         let connections = self.handling()?.members(&room, after.as_deref(), limit)?;
         Ok(connections.iter().map(|connection| lowered(connection)).collect())
+    }
+
+    fn ids(&mut self, room: String, after: Option<String>, limit: u32) -> CallResult<Vec<String>> {
+        let connections = self.handling()?.member_ids(&room, after.as_deref(), limit)?;
+        Ok(connections.iter().map(|connection| connection.public_id.clone()).collect())
+    }
+
+    fn count(&mut self, room: String) -> CallResult<members::Totals> {
+        let MemberTotals { connections, users } = self.handling()?.member_totals(&room)?;
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(members::Totals { connections: number(connections), users: number(users) })
     }
 }
 

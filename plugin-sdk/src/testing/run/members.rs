@@ -1,5 +1,6 @@
 //! The interface `members`.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -7,7 +8,7 @@ use sockhop_core::effect::{Who, check_own_room, check_page, check_room_count};
 use sockhop_core::identity::Identity;
 use sockhop_core::limits;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, MemberCount};
 use crate::host::{MemberCalls, RoomCalls};
 use crate::refusal::Result;
 use crate::testing::outcome::{Effect, of_host};
@@ -30,6 +31,17 @@ impl Run {
         let known =
             meant.map(|(id, _)| (id.clone(), self.identities.get(id).cloned().unwrap_or_default()));
         known.collect()
+    }
+
+    /// The connections in `room` before this event whose id follows `after`, in the order of ids.
+    fn inside<'run>(
+        &'run self,
+        room: &'run str,
+        after: Option<&'run str>,
+    ) -> impl Iterator<Item = (&'run String, &'run Connection)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let connected = self.before.connected.range::<str, _>((from, Bound::Unbounded));
+        connected.filter(|(id, _)| self.before.members.contains(&(room.to_owned(), (*id).clone())))
     }
 
     fn is_caller(&self, who: &Who) -> bool {
@@ -83,12 +95,20 @@ impl MemberCalls for Rc<Run> {
     fn members(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
         self.check_own(room)?;
         check_page(limit).map_err(of_host)?;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let before = &self.before;
-        let members = before.connected.range::<str, _>((from, Bound::Unbounded));
-        let members = members
-            .filter(|(id, _)| before.members.contains(&(room.to_owned(), (*id).clone())))
-            .map(|(_, connection)| connection.clone());
+        let members = self.inside(room, after).map(|(_, connection)| connection.clone());
         Ok(members.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+    }
+
+    fn member_ids(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<String>> {
+        check_page(limit).map_err(of_host)?;
+        let ids = self.inside(room, after).map(|(id, _)| id.clone());
+        Ok(ids.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+    }
+
+    fn member_count(&self, room: &str) -> Result<MemberCount> {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let users = self.inside(room, None).filter_map(|(_, connection)| connection.user.as_ref());
+        let users = number(users.collect::<BTreeSet<_>>().len());
+        Ok(MemberCount { connections: number(self.inside(room, None).count()), users })
     }
 }
