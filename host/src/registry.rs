@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::contract::Contract;
 use crate::event::Identity;
 use crate::events::Outbound;
-use crate::rule::{Access, NotJoined, RoomRule, RoomRules, Subject};
+use crate::rule::{Access, NotJoined, OwnedRooms, RoomRule, RoomRules, Subject};
 
 pub use active::{ActivePlugin, Inbound, PluginHealth, PluginState};
 pub use error::AdmitError;
@@ -242,6 +242,11 @@ impl Generation {
     /// Whether the room belongs to `plugin`.
     pub fn owns_room(&self, plugin: &str, room: &str) -> bool {
         self.rooms.owns(plugin, room)
+    }
+
+    /// Returns which rooms belong to `plugin`.
+    pub fn rooms_of(&self, plugin: &str) -> OwnedRooms {
+        self.rooms.owned_by(plugin)
     }
 
     /// Checks whether a handler of `plugin` may let `identity` join `room`.

@@ -2,7 +2,9 @@
 //! receive bytes. It does not know plugins.
 
 mod directory;
+mod member;
 mod membership;
+mod occupancy;
 mod room;
 
 use std::sync::Arc;
@@ -14,9 +16,11 @@ use crate::rejection::Rejection;
 use crate::socketio::{Answer, Full, Link, TOKEN};
 
 use directory::Directory;
-use membership::{Member, Membership};
+use member::Member;
+use membership::Membership;
 
 pub(crate) use directory::page_of;
+pub(crate) use occupancy::{Follower, IsFollowed, RoomChange};
 
 /// The connections and their rooms.
 #[derive(Default)]
@@ -217,6 +221,17 @@ impl Rooms {
     /// Number of connections and users in `room`, in one namespace or in all.
     pub(crate) fn totals(&self, namespace: Option<&str>, room: &str) -> MemberTotals {
         self.members.totals(namespace, room)
+    }
+
+    /// Lets a reader follow which rooms are occupied, of those whose names it wants; `None` for no
+    /// room.
+    pub(crate) fn follow(&self, follower: &Arc<Follower>, is_followed: Option<IsFollowed>) {
+        self.members.follow(follower, is_followed);
+    }
+
+    /// Waits until a reader that waits for no change has got one. For one task.
+    pub(crate) async fn occupancy_changed(&self) {
+        self.members.occupancy_changed().await;
     }
 
     /// Removes connections from the rooms that they may no longer be in.

@@ -3,6 +3,7 @@
 use std::any::TypeId;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Incoming, Outgoing};
 use crate::context::Context;
@@ -66,6 +67,23 @@ pub(crate) fn erase_without_data(
     handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
 ) -> ErasedHandler {
     Box::new(move |ctx, _| handler(ctx).map(|()| None))
+}
+
+/// The data of an event about a room.
+#[derive(Deserialize)]
+struct OfRoom {
+    room: String,
+}
+
+/// Wraps a handler of events about rooms so that it takes JSON.
+pub(crate) fn erase_of_room(
+    handler: impl Fn(&Context, &str) -> Result + Send + Sync + 'static,
+) -> ErasedHandler {
+    Box::new(move |ctx, data| {
+        let OfRoom { room } = serde_json::from_str(data)
+            .map_err(|error| Refusal::invalid_payload(error.to_string()))?;
+        handler(ctx, &room).map(|()| None)
+    })
 }
 
 /// Wraps the handler of `timer` so that it takes JSON.

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::emits::Emits;
 use crate::event::Event;
 use crate::handlers::{
-    ErasedHandler, Handler, erase, erase_timed, erase_without_data, has_no_reply,
+    ErasedHandler, Handler, erase, erase_of_room, erase_timed, erase_without_data, has_no_reply,
 };
 use crate::host::{Host, Registry, SettingCalls};
 use crate::json::{Output, Payload, output_schema, payload_schema};
@@ -384,7 +384,7 @@ impl Plugin {
     /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or
     /// [`on_disconnect`](Self::on_disconnect). There are three causes: more than 50,000 calls
     /// waited for the plugin; its file was away for some time; or the plugin was added to the host
-    /// while connections existed. A new version of the plugin counts as added if the previous one
+    /// after its start. A new version of the plugin counts as added if the previous one
     /// did not have all its handlers of these three kinds. Otherwise it gets the calls that the
     /// previous version has not handled.
     ///
@@ -425,6 +425,80 @@ impl Plugin {
     #[must_use]
     pub fn on_resync(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens(host_event::RESYNC, handler)
+    }
+
+    /// Calls `handler` with the name of a room that this plugin declares, when the room has members
+    /// and has had some for 1 s (by default). [`on_room_vacated`](Self::on_room_vacated) is its
+    /// counterpart: for each room, the two are called in turn, and this one first. A room that is
+    /// vacated and occupied again within that time causes no call. So the last call for a room says
+    /// what the room is. No call is left out, however many rooms change, except that of a handler
+    /// that fails.
+    ///
+    /// A plugin that is added, or begins to have this handler, is called for each room that is
+    /// occupied; so it is after each call of [`on_start`](Self::on_start) and
+    /// [`on_resync`](Self::on_resync), where it forgets what it has stored about rooms. The calls
+    /// have no order relative to [`on_connect`](Self::on_connect) and
+    /// [`on_disconnect`](Self::on_disconnect).
+    ///
+    /// [`Context::namespace`] is that of the room; there is no connection and no user.
+    /// [`Context::member_count`] tells how many members there are now.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that has such a handler.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Access, Context, Plugin, Result, Scan};
+    ///
+    /// /// Opens a document while someone has it open.
+    /// fn open(ctx: &Context, room: &str) -> Result {
+    ///     ctx.state().set(&format!("open/{room}"), &true)
+    /// }
+    ///
+    /// fn close(ctx: &Context, room: &str) -> Result {
+    ///     ctx.state().delete(&format!("open/{room}"))
+    /// }
+    ///
+    /// // Afterwards, `open` is called for all rooms that are occupied.
+    /// fn forget(ctx: &Context) -> Result {
+    ///     for (key, _) in ctx.state().scan_bytes(Scan::prefix("open/").limit(200))? {
+    ///         ctx.state().delete(&key)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let plugin = Plugin::new("documents", "1.0.0", "")
+    ///     .room("document_{id}", Access::Authenticated)
+    ///     .on_room_occupied(open)
+    ///     .on_room_vacated(close)
+    ///     .on_start(forget)
+    ///     .on_resync(forget);
+    ///
+    /// let mut host = TestHost::new(plugin);
+    /// host.room_occupied("document_7");
+    /// assert_eq!(host.state()["open/document_7"], json!(true));
+    /// host.room_vacated("document_7");
+    /// assert!(host.state().is_empty());
+    /// ```
+    #[must_use]
+    pub fn on_room_occupied(
+        self,
+        handler: impl Fn(&Context, &str) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        let handler = erase_of_room(handler);
+        self.and(Declaration::Listens { event: host_event::ROOM_OCCUPIED, handler })
+    }
+
+    /// Calls `handler` with the name of a room that this plugin declares, when the room has no more
+    /// members and has had none for 1 s (by default); see
+    /// [`on_room_occupied`](Self::on_room_occupied).
+    #[must_use]
+    pub fn on_room_vacated(
+        self,
+        handler: impl Fn(&Context, &str) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        let handler = erase_of_room(handler);
+        self.and(Declaration::Listens { event: host_event::ROOM_VACATED, handler })
     }
 
     /// Declares `timer`, which handlers of this plugin set with [`Context::after`] or

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sockhop_core::handshake::Handshake;
 use sockhop_core::identity::Identity;
 use sockhop_core::limits;
@@ -359,14 +359,24 @@ impl TestHost {
 
     /// Starts the host: sends `$start`, which has no caller.
     pub fn start(&mut self) -> Outcome {
-        self.host_event(host_event::START, None)
+        self.host_event(host_event::START, Value::Null, None)
     }
 
     /// Sends `$resync`, which has no caller, as if the plugin had missed host events. Its handler
     /// reads the connections that have [connected](Self::connect) and not
     /// [disconnected](Self::disconnect).
     pub fn resync(&mut self) -> Outcome {
-        self.host_event(host_event::RESYNC, None)
+        self.host_event(host_event::RESYNC, Value::Null, None)
+    }
+
+    /// Sends `$room_occupied`. The test host does not follow its rooms, as a host does.
+    pub fn room_occupied(&mut self, room: &str) -> Outcome {
+        self.host_event_of_room(host_event::ROOM_OCCUPIED, room)
+    }
+
+    /// Sends `$room_vacated`; see [`room_occupied`](Self::room_occupied).
+    pub fn room_vacated(&mut self, room: &str) -> Outcome {
+        self.host_event_of_room(host_event::ROOM_VACATED, room)
     }
 
     /// Connects the caller: sends `$connect`.
@@ -375,7 +385,7 @@ impl TestHost {
         let (id, user) = (self.current.clone(), caller.identity.user.clone());
         let connection = Connection { id, user, namespace: NAMESPACE.to_owned() };
         self.world.connected.insert(self.current.clone(), connection);
-        self.host_event(host_event::CONNECT, Some(caller))
+        self.host_event(host_event::CONNECT, Value::Null, Some(caller))
     }
 
     /// Disconnects the caller: sends `$disconnect` while the caller is still in its rooms, and then
@@ -383,7 +393,7 @@ impl TestHost {
     pub fn disconnect(&mut self) -> Outcome {
         let caller = self.caller();
         self.world.connected.remove(&self.current);
-        let outcome = self.host_event(host_event::DISCONNECT, Some(caller));
+        let outcome = self.host_event(host_event::DISCONNECT, Value::Null, Some(caller));
         self.world.members.retain(|(_, connection)| *connection != self.current);
         outcome
     }
@@ -471,9 +481,14 @@ impl TestHost {
         Caller { connection: Some(self.current.clone()), identity }
     }
 
-    fn host_event(&mut self, event: &str, caller: Option<Caller>) -> Outcome {
+    fn host_event_of_room(&mut self, event: &str, room: &str) -> Outcome {
+        let caller = Caller { connection: None, identity: Identity::default() };
+        self.host_event(event, json!({"room": room, "namespace": NAMESPACE}), Some(caller))
+    }
+
+    fn host_event(&mut self, event: &str, data: Value, caller: Option<Caller>) -> Outcome {
         if self.declared.listens_to(event) {
-            self.run(event, Value::Null.to_string(), Vec::new(), caller, None)
+            self.run(event, data.to_string(), Vec::new(), caller, None)
         } else {
             Outcome { reply: Ok(Value::Null), effects: Vec::new() }
         }

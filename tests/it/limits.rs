@@ -195,6 +195,7 @@ const REACHED: &[(&str, &str, &str)] = &[
         "edge",
         "at_the_connection_limit_operators_are_answered_and_clients_are_told",
     ),
+    ("limits.room_debounce_ms", "occupancy", "a_room_must_stay_as_it_is_for_as_long_as_is_set"),
     ("limits.rooms", "rooms", "a_connection_is_in_no_more_rooms_than_is_set"),
     ("limits.schema_bytes", "faults", "loading_has_limits_of_one_plugin_too"),
     (

@@ -36,6 +36,7 @@ mod logging;
 mod members;
 mod messages;
 mod numbers;
+mod occupancy;
 mod operators;
 mod order;
 mod outbound;

@@ -13,8 +13,14 @@ pub mod host_event {
     /// Sent after the plugin has missed host events of a connection. The plugin must then list the
     /// connections again.
     pub const RESYNC: &str = "$resync";
+    /// Sent when a room that the plugin declares first has become occupied, and has stayed so for
+    /// some time. Its data names the room.
+    pub const ROOM_OCCUPIED: &str = "$room_occupied";
+    /// Sent when a room of which the plugin got [`ROOM_OCCUPIED`] has become empty, and has stayed
+    /// so for some time.
+    pub const ROOM_VACATED: &str = "$room_vacated";
     /// The names of all host events.
-    pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
+    pub const ALL: [&str; 6] = [START, CONNECT, DISCONNECT, RESYNC, ROOM_OCCUPIED, ROOM_VACATED];
 }
 
 /// Maximum number of characters in a plugin's name.

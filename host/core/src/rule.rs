@@ -13,7 +13,7 @@ use crate::identity::Identity;
 use crate::rejection::Rejection;
 
 pub use operator::{OperatorRule, OperatorRules, Subject};
-pub use rooms::{DeclaredRoom, NotJoined, RoomRule, RoomRules, RoomTaken};
+pub use rooms::{DeclaredRoom, NotJoined, OwnedRooms, RoomRule, RoomRules, RoomTaken};
 
 /// Maximum number of characters in a room's name.
 pub const MAX_ROOM_NAME: usize = 128;

@@ -78,6 +78,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "log_line_bytes",
     "drain_ms",
     "host_events",
+    "room_debounce_ms",
     "breaker_failures",
     "breaker_failures_within_ms",
     "breaker_calls",
@@ -226,6 +227,9 @@ pub struct Limits {
     /// Host events that wait for one plugin. If there are more, all are dropped, and one `$resync`
     /// tells the plugin to read the connections again.
     pub host_events: NonZeroUsize,
+    /// Time for which a room must stay occupied, or empty, before its plugin is told.
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
+    pub room_debounce_ms: Duration,
     /// CPU time of compiling one plugin, on all processors together.
     #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub compile_ms: Duration,
@@ -339,6 +343,8 @@ impl Default for Limits {
             idempotency_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             drain_ms: Duration::from_secs(10),
             host_events: nonzero!(NonZeroUsize, 50_000),
+            // A page that is loaded again leaves its rooms for less than that.
+            room_debounce_ms: Duration::from_secs(1),
             compile_ms: Duration::from_secs(30),
             compile_wall_ms: Duration::from_secs(600),
             compile_memory_bytes: nonzero!(NonZeroU64, 2 * 1024 * MIB as u64),

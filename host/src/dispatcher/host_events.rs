@@ -3,9 +3,11 @@
 
 mod backlog;
 mod event;
+mod rooms;
 mod worker;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ pub(super) struct HostEvents {
     /// By plugin: each plugin that listens for any host event, also if it is disabled, or if its
     /// file is away and the plugin is not forgotten yet.
     backlogs: Mutex<Backlogs>,
+    /// Whether `$start` was dispatched. Changed under the lock of the backlogs.
+    has_started: AtomicBool,
     stopped: CancellationToken,
     tasks: TaskTracker,
 }
@@ -44,7 +48,7 @@ impl HostEvents {
 
 impl Dispatcher {
     /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
-    /// handled it. From then on, a plugin that is added while connections exist gets a `$resync`.
+    /// handled it. From then on, a plugin that is added gets a `$resync`.
     pub async fn start(self: &Arc<Self>) {
         // Before `$start`: the backlog of a plugin that is removed meanwhile must not stay.
         let mut changes = self.registry.changes();
@@ -59,6 +63,8 @@ impl Dispatcher {
                 drop(this.lock_updated_backlogs());
             }
         });
+        let this = Arc::clone(self);
+        self.host_events.tasks.spawn(async move { this.tell_of_rooms().await });
     }
 
     /// Dispatches `$connect` to every plugin that listens for it. Returns at once: an event of the
@@ -132,7 +138,8 @@ impl Dispatcher {
         match &event.kind {
             HostEventKind::Connect(connection) => self.rooms.directory.add(connection),
             HostEventKind::Disconnect(connection) => self.rooms.directory.remove(connection),
-            HostEventKind::Start | HostEventKind::Resync => {}
+            HostEventKind::Start => self.host_events.has_started.store(true, Ordering::Relaxed),
+            HostEventKind::Resync | HostEventKind::Room(_) => {}
         }
         let event = Arc::new(event);
         let is_for = |active: &&Arc<ActivePlugin>| event.is_for(&active.code.registration);
@@ -195,12 +202,12 @@ impl Dispatcher {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
             if let Some(backlog) = backlogs.get_mut(active.code.name()) {
-                self.attach(backlog, active);
+                self.attach(backlog, active, generation);
                 continue;
             }
             let plugin: Arc<str> = active.code.name().into();
             let mut backlog = Backlog::new(Arc::clone(&plugin));
-            self.attach(&mut backlog, active);
+            self.attach(&mut backlog, active, generation);
             backlogs.insert(plugin, backlog);
         }
         if backlogs.len() > generation.plugins.iter().filter(listening).count() {
@@ -208,12 +215,19 @@ impl Dispatcher {
         }
     }
 
-    /// Updates the backlog to the version that serves. A version that begins to listen while
-    /// connections exist gets a `$resync`.
-    fn attach(self: &Arc<Self>, backlog: &mut Backlog, active: &Arc<ActivePlugin>) {
+    /// Updates the backlog to the version that serves. A version that begins to listen after the
+    /// start gets a `$resync`.
+    fn attach(
+        self: &Arc<Self>,
+        backlog: &mut Backlog,
+        active: &Arc<ActivePlugin>,
+        generation: &Generation,
+    ) {
+        self.follow_rooms(backlog, active, generation);
         let bound = active.code.limits().host_events.get();
         let attached = backlog.attach(&active.code.registration.listens, bound);
-        if attached.begins_to_listen && !self.rooms.directory.is_empty() {
+        // Also if there are no connections now: its data can be from before the start.
+        if attached.begins_to_listen && self.host_events.has_started.load(Ordering::Relaxed) {
             let recipient = Recipients::Plugin(Arc::clone(backlog.plugin()));
             let resync = HostEvent::new(HostEventKind::Resync, recipient);
             self.enqueue(backlog, active, Pending::new(Arc::new(resync), None));

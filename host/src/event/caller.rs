@@ -17,6 +17,8 @@ pub enum Caller {
     Connection(Arc<Connection>),
     /// One request of a user, of a program or of an anonymous client, without a connection.
     Request(Arc<Requester>),
+    /// No client, in one namespace: a host event that is about a room.
+    Namespace(Arc<str>),
     /// No client: a host event that is about no connection (`$start`, `$resync`).
     None,
 }
@@ -51,7 +53,7 @@ impl Requester {
     }
 }
 
-/// The identity of [`Caller::None`]: that of an anonymous client.
+/// The identity if there is no client: that of an anonymous one.
 static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(Arc::default);
 
 impl Caller {
@@ -59,7 +61,7 @@ impl Caller {
     pub fn connection(&self) -> Option<&Arc<Connection>> {
         match self {
             Self::Connection(connection) => Some(connection),
-            Self::Request(_) | Self::None => None,
+            Self::Request(_) | Self::Namespace(_) | Self::None => None,
         }
     }
 
@@ -69,16 +71,17 @@ impl Caller {
         match self {
             Self::Connection(connection) => Some(&connection.namespace),
             Self::Request(requester) => Some(&requester.namespace),
+            Self::Namespace(namespace) => Some(namespace),
             Self::None => None,
         }
     }
 
-    /// The identity that decides access. For [`Caller::None`], it is that of an anonymous client.
+    /// The identity that decides access. Without a client, it is that of an anonymous one.
     pub fn identity(&self) -> Arc<Identity> {
         match self {
             Self::Connection(connection) => connection.identity(),
             Self::Request(requester) => Arc::clone(&requester.identity),
-            Self::None => Arc::clone(&NOBODY),
+            Self::Namespace(_) | Self::None => Arc::clone(&NOBODY),
         }
     }
 
@@ -87,17 +90,17 @@ impl Caller {
         match self {
             Self::Connection(connection) => connection.rate.take(now),
             Self::Request(requester) => requester.rate.take(now),
-            Self::None => Verdict::Allowed,
+            Self::Namespace(_) | Self::None => Verdict::Allowed,
         }
     }
 
-    /// Whom the breaker blames for failures of the event; `None` for [`Caller::None`]. For a
+    /// Whom the breaker blames for failures of the event; `None` without a client. For a
     /// connection, this changes when the client returns from another address.
     pub fn client_keys(&self) -> Option<Arc<ClientKeys>> {
         match self {
             Self::Connection(connection) => Some(connection.client_keys()),
             Self::Request(requester) => Some(Arc::clone(&requester.client)),
-            Self::None => None,
+            Self::Namespace(_) | Self::None => None,
         }
     }
 }
@@ -120,5 +123,11 @@ mod tests {
     fn nobody_is_anonymous_and_is_no_client() {
         assert_eq!(*Caller::None.identity(), Identity::default());
         assert!(Caller::None.client_keys().is_none() && Caller::None.namespace().is_none());
+        let of_room = Caller::Namespace("/chat".into());
+        assert_eq!(
+            (&*of_room.identity(), of_room.namespace()),
+            (&Identity::default(), Some("/chat"))
+        );
+        assert!(of_room.client_keys().is_none() && of_room.connection().is_none());
     }
 }

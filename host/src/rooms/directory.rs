@@ -60,6 +60,7 @@ impl Directory {
         self.connections().remove(connection.public_id.as_str());
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.connections().is_empty()
     }

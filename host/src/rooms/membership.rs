@@ -13,26 +13,17 @@ use crate::effect::MemberTotals;
 use crate::event::Connection;
 use crate::socketio::Link;
 
+use super::member::{Member, MemberList};
+use super::occupancy::{Follower, IsFollowed, Occupancy, RoomKey};
 use super::room::Room;
-
-/// A connection that can be reached.
-pub(super) struct Member {
-    pub(super) connection: Arc<Connection>,
-    pub(super) link: Link,
-    /// Identifies it in each [`MemberList`].
-    pub(super) number: u64,
-    /// Set under the lock when it is removed.
-    has_left: AtomicBool,
-}
-
-/// Members by number, contiguous in memory. Uses a fast hash: the numbers come from the host.
-pub(super) type MemberList = IndexMap<u64, Arc<Member>, RandomState>;
 
 /// All connections of a host, by namespace.
 #[derive(Default)]
 pub(super) struct Membership {
     namespaces: RwLock<HashMap<Arc<str>, Namespace>>,
     next: AtomicU64,
+    /// The readers that follow which rooms are occupied. It changes while `namespaces` is locked.
+    occupancy: Occupancy,
 }
 
 #[derive(Default)]
@@ -89,7 +80,9 @@ impl Membership {
         entry.member.has_left.store(true, Ordering::Release);
         let number = entry.member.number;
         for room in &entry.rooms {
-            namespace.leave(room, &entry.member);
+            if namespace.leave(room, &entry.member) {
+                self.occupancy.note(&connection.namespace, room, false);
+            }
         }
         // A new token never changes the user of a connection, so this is the user of `add`.
         if let Some(user) = &connection.identity().user {
@@ -121,7 +114,11 @@ impl Membership {
             return false;
         }
         entry.rooms.insert(room.to_owned());
-        rooms.entry(room.to_owned()).or_default().add(&entry.member);
+        let list = rooms.entry(room.to_owned()).or_default();
+        list.add(&entry.member);
+        if list.members().len() == 1 {
+            self.occupancy.note(&connection.namespace, room, true);
+        }
         true
     }
 
@@ -132,8 +129,31 @@ impl Membership {
         let Some(entry) = namespace.members.get_mut(connection.public_id.as_str()) else { return };
         if entry.rooms.remove(room) {
             let member = Arc::clone(&entry.member);
-            namespace.leave(room, &member);
+            if namespace.leave(room, &member) {
+                self.occupancy.note(&connection.namespace, room, false);
+            }
         }
+    }
+
+    /// Lets a reader follow the rooms whose names it wants, or none.
+    pub(super) fn follow(&self, follower: &Arc<Follower>, is_followed: Option<IsFollowed>) {
+        // Nobody joins or leaves meanwhile.
+        let namespaces = self.read();
+        let mut occupied = HashSet::new();
+        for (namespace, Namespace { rooms, .. }) in namespaces.iter() {
+            let follows = |room: &&String| is_followed.as_ref().is_some_and(|is| is(room));
+            occupied.extend(rooms.keys().filter(follows).map(|room| RoomKey {
+                namespace: Arc::clone(namespace),
+                room: room.as_str().into(),
+            }));
+        }
+        self.occupancy.set(follower, is_followed.is_some());
+        follower.follow(is_followed, occupied);
+    }
+
+    /// Waits until a reader that waits for no change has got one.
+    pub(super) async fn occupancy_changed(&self) {
+        self.occupancy.changed().await;
     }
 
     /// The connections of a user.
@@ -247,12 +267,14 @@ impl Membership {
 }
 
 impl Namespace {
-    /// Removes a connection from a room. Removes the room if it is then empty.
-    fn leave(&mut self, room: &str, member: &Member) {
+    /// Removes a connection from a room. Removes the room if it is then empty. Returns whether it
+    /// was removed.
+    fn leave(&mut self, room: &str, member: &Member) -> bool {
         let is_empty = self.rooms.get_mut(room).is_some_and(|room| room.remove(member));
         if is_empty {
             self.rooms.remove(room);
         }
+        is_empty
     }
 }
 

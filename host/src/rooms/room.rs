@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use crate::effect::MemberTotals;
 use crate::event::Connection;
 
-use super::membership::{Member, MemberList};
+use super::member::{Member, MemberList};
 
 /// Rooms with fewer connections have no index: to sort them costs a few microseconds. Most rooms are
 /// small, such as those of users, and an index would double their memory.

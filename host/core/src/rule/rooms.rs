@@ -230,9 +230,40 @@ impl RoomRules {
         (!allows).then_some(tried)
     }
 
+    /// Returns which rooms belong to `plugin`.
+    pub fn owned_by(&self, plugin: &str) -> OwnedRooms {
+        let rules = self.in_force.iter();
+        let mut patterns: Vec<_> =
+            rules.map(|rule| (rule.pattern.clone(), rule.owner == plugin)).collect();
+        let last = patterns.iter().rposition(|(_, is_owned)| *is_owned);
+        patterns.truncate(last.map_or(0, |last| last + 1));
+        OwnedRooms(patterns)
+    }
+
     /// Whether the room belongs to `plugin`.
     pub fn owns(&self, plugin: &str, room: &str) -> bool {
         self.find(room).is_some_and(|(rule, _)| rule.owner == plugin)
+    }
+}
+
+/// The rooms that belong to one plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnedRooms(
+    /// Each pattern up to the last one of the plugin, and whether it is the plugin's. The first
+    /// pattern that matches a room decides.
+    Vec<(RoomPattern, bool)>,
+);
+
+impl OwnedRooms {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the room belongs to the plugin.
+    pub fn contains(&self, room: &str) -> bool {
+        let mut matching = self.0.iter().filter(|(pattern, _)| pattern.matches(room).is_some());
+        matching.next().is_some_and(|(_, is_owned)| *is_owned)
     }
 }
 
@@ -363,5 +394,19 @@ mod tests {
         assert_eq!(rules.may_join("room_2", &nobody, "chat"), Ok(()));
         assert_eq!(rules.may_join("lobby", &nobody, "chat"), Err(NotJoined::Unknown));
         assert_eq!(rules.may_join("a\nb", &nobody, "chat"), Err(NotJoined::Invalid));
+    }
+
+    #[test]
+    fn the_rooms_of_a_plugin_are_those_that_it_owns() {
+        let mut rules = RoomRules::default();
+        let user = ("user_{user}", "owner");
+        rules.add("other", &rooms(&[user, ("lobby", "anyone"), ("late_{n}", "anyone")]));
+        rules.add("chat", &rooms(&[user, ("chat_{n}", "anyone"), ("list", "anyone")]));
+        let owned = rules.owned_by("chat");
+        for room in ["user_7", "lobby", "late_1", "chat_1", "list", "chat_", "none"] {
+            assert_eq!(owned.contains(room), rules.owns("chat", room), "{room}");
+        }
+        assert!(owned.contains("chat_1") && !owned.contains("user_7"));
+        assert!(rules.owned_by("nobody").is_empty() && !owned.is_empty());
     }
 }

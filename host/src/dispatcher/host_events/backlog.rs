@@ -8,6 +8,9 @@
 //! - If too many events wait, all events about connections are dropped. If the plugin listens
 //!   for `$resync`, one `$resync` replaces them. It is delivered alone, and covers everything that
 //!   happens until its delivery begins.
+//! - The changes of rooms wait in a [`Follower`], and not among these events. Those of one room are
+//!   delivered one at a time. They have no order relative to events of connections. `$resync`
+//!   starts them over: the rooms that are occupied then follow.
 //! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
 //!   meanwhile.
 //! - While the plugin does not serve, the backlog is parked. Events are dropped only above the
@@ -20,11 +23,13 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sockhop_core::rule::OwnedRooms;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::event::host_event;
+use crate::rooms::Follower;
 
 use super::event::{HostEvent, HostEventKind, Recipients};
 
@@ -64,7 +69,7 @@ pub(super) struct Attached {
     /// Whether the plugin was away until now.
     pub(super) was_away: bool,
     /// Whether this version listens for `$resync`, and for some host event of connections for which
-    /// the version before did not. It needs a `$resync` if connections exist.
+    /// the version before did not. It needs a `$resync`, unless the host has not started.
     pub(super) begins_to_listen: bool,
 }
 
@@ -89,8 +94,19 @@ pub(super) struct Backlog {
     /// The connections whose event is being delivered. Each may have one follower: a connection has
     /// two events, `$connect` and `$disconnect`, so never more.
     running: HashMap<Address, Option<Pending>>,
-    /// Whether an event that is about no connection is being delivered.
+    /// Whether an event that is delivered alone is being delivered.
     exclusive_runs: bool,
+    /// The changes of rooms that wait.
+    rooms: Arc<Follower>,
+    /// The rooms that `rooms` follows.
+    owned: OwnedRooms,
+    /// The generation in which `owned` was last compared.
+    generation: Option<u64>,
+    /// Number of changes of rooms that are being delivered.
+    running_rooms: usize,
+    /// Whether the next event is one about a room, if one is due: they take turns with events of
+    /// connections.
+    room_is_next: bool,
     /// Whether `$resync` must be delivered.
     needs_resync: bool,
     /// Number of failures of `$resync` since its last success.
@@ -116,6 +132,11 @@ impl Backlog {
             waiting: VecDeque::new(),
             running: HashMap::new(),
             exclusive_runs: false,
+            rooms: Arc::default(),
+            owned: OwnedRooms::default(),
+            generation: None,
+            running_rooms: 0,
+            room_is_next: false,
             needs_resync: false,
             failed_resyncs: 0,
             will_retry_resync: false,
@@ -132,8 +153,32 @@ impl Backlog {
         &self.plugin
     }
 
-    /// Number of events that wait.
+    /// The changes of rooms that wait.
+    pub(super) fn rooms(&self) -> &Arc<Follower> {
+        &self.rooms
+    }
+
+    /// Records the generation to which the plugin belongs now. Returns whether it is another one.
+    pub(super) fn begin_generation(&mut self, number: u64) -> bool {
+        self.generation.replace(number) != Some(number)
+    }
+
+    /// Records which rooms belong to the plugin now. Returns whether they are others than before.
+    pub(super) fn replace_owned(&mut self, owned: &OwnedRooms) -> bool {
+        let is_other = self.owned != *owned;
+        if is_other {
+            self.owned = owned.clone();
+        }
+        is_other
+    }
+
+    /// Number of events that wait, with the changes of rooms.
     pub(super) fn len(&self) -> usize {
+        self.waiting_events() + self.rooms.len()
+    }
+
+    /// Number of events that wait, without the changes of rooms.
+    fn waiting_events(&self) -> usize {
         self.waiting.len() + self.running.values().flatten().count()
     }
 
@@ -156,7 +201,7 @@ impl Backlog {
         }
         self.waiting.push_back(pending);
         // Counting the next events of `running` is worth it only near the bound.
-        if self.waiting.len() + self.running.len() > bound && self.len() > bound {
+        if self.waiting.len() + self.running.len() > bound && self.waiting_events() > bound {
             self.drop_connection_events(listens_for_resync)
         } else {
             Vec::new()
@@ -194,11 +239,11 @@ impl Backlog {
         if self.is_parked || self.is_away || self.exclusive_runs {
             return None;
         }
-        while self.running.len() < max {
+        while self.running.len() + self.running_rooms < max {
             let is_exclusive =
                 self.waiting.front().is_some_and(|pending| pending.address().is_none());
             if is_exclusive || self.needs_resync {
-                if !self.running.is_empty() {
+                if self.runs_any() {
                     return None;
                 }
                 self.exclusive_runs = true;
@@ -206,9 +251,16 @@ impl Backlog {
                     return self.waiting.pop_front();
                 }
                 self.needs_resync = false;
-                let recipient = Recipients::Plugin(Arc::clone(&self.plugin));
-                let resync = HostEvent::new(HostEventKind::Resync, recipient);
-                return Some(Pending::new(Arc::new(resync), None));
+                self.rooms.start_over();
+                return Some(self.own_event(HostEventKind::Resync));
+            }
+            if self.waiting.is_empty() || std::mem::take(&mut self.room_is_next) {
+                if let Some(change) = self.rooms.take(Instant::now()) {
+                    self.running_rooms += 1;
+                    return Some(self.own_event(HostEventKind::Room(change)));
+                }
+            } else {
+                self.room_is_next = true;
             }
             let pending = self.waiting.pop_front()?;
             // Never `None`: an event without a connection is exclusive.
@@ -227,12 +279,29 @@ impl Backlog {
         None
     }
 
+    /// Whether any event is being delivered beside which others may be.
+    fn runs_any(&self) -> bool {
+        !self.running.is_empty() || self.running_rooms > 0
+    }
+
+    /// Returns an event for this plugin alone, for which no task waits.
+    fn own_event(&self, kind: HostEventKind) -> Pending {
+        let recipient = Recipients::Plugin(Arc::clone(&self.plugin));
+        Pending::new(Arc::new(HostEvent::new(kind, recipient)), None)
+    }
+
     /// Records that an event was delivered. For `$resync`, this means a success.
     pub(super) fn done(&mut self, delivered: &Pending) {
         if matches!(delivered.event.kind, HostEventKind::Resync) {
             self.failed_resyncs = 0;
         }
-        self.release(delivered);
+        match delivered.event.room() {
+            Some(change) => {
+                self.running_rooms = self.running_rooms.saturating_sub(1);
+                self.rooms.done(change);
+            }
+            None => self.release(delivered),
+        }
     }
 
     /// Ends a `$resync` that the plugin failed to handle. Returns the delay after which to call
@@ -270,14 +339,21 @@ impl Backlog {
     /// delivery. Returns whether the backlog was not parked before, and the events that will not be
     /// delivered.
     pub(super) fn park(&mut self, undelivered: Pending) -> (bool, Vec<Pending>) {
-        self.release(&undelivered);
-        let dropped = if matches!(undelivered.event.kind, HostEventKind::Resync) {
-            self.resync()
-        } else if self.is_covered(&undelivered) {
-            vec![undelivered]
-        } else {
-            self.waiting.push_front(undelivered);
+        let dropped = if let Some(change) = undelivered.event.room() {
+            self.running_rooms = self.running_rooms.saturating_sub(1);
+            self.rooms.put_back(change);
             Vec::new()
+        } else if matches!(undelivered.event.kind, HostEventKind::Resync) {
+            self.release(&undelivered);
+            self.resync()
+        } else {
+            self.release(&undelivered);
+            if self.is_covered(&undelivered) {
+                vec![undelivered]
+            } else {
+                self.waiting.push_front(undelivered);
+                Vec::new()
+            }
         };
         let followers = self.running.values_mut().flatten();
         self.waiting.iter_mut().chain(followers).for_each(|pending| pending.awaited = None);
@@ -338,9 +414,10 @@ impl Backlog {
 
     /// Counts one more worker if there is work for it, up to `max`. Returns whether it did.
     pub(super) fn add_worker(&mut self, max: usize) -> bool {
-        let can_resync = self.needs_resync && self.running.is_empty();
+        let can_resync = self.needs_resync && !self.runs_any();
         let may_deliver = !self.is_parked && !self.is_away && !self.exclusive_runs;
-        let has_work = may_deliver && (can_resync || !self.waiting.is_empty());
+        let has_work = may_deliver
+            && (can_resync || !self.waiting.is_empty() || self.rooms.is_due(Instant::now()));
         let is_added = has_work && self.workers < max;
         self.workers += usize::from(is_added);
         is_added

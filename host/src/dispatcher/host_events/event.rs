@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde_json::json;
 use sockhop_core::declarations::Registration;
 
-use crate::event::{Connection, Payload, host_event};
+use crate::event::{Caller, Connection, Payload, host_event};
+use crate::rooms::RoomChange;
 
 /// One host event. The backlogs of all its recipients share it.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) enum HostEventKind {
     Disconnect(Arc<Connection>),
     /// The recipient has missed events of connections, and must read the connections again.
     Resync,
+    /// A room of the recipient has become occupied or vacated.
+    Room(RoomChange),
 }
 
 /// The plugins that an event is for, if they listen for events of its kind.
@@ -41,9 +45,16 @@ pub(super) enum Recipients {
 }
 
 impl HostEvent {
-    /// Creates an event with the current time and the payload `null`.
+    /// Creates an event with the current time.
     pub(super) fn new(kind: HostEventKind, recipients: Recipients) -> Self {
-        Self { kind, recipients, payload: Payload::null(), at: SystemTime::now() }
+        let payload = match &kind {
+            HostEventKind::Room(RoomChange { key, .. }) => {
+                let data = json!({"room": &*key.room, "namespace": &*key.namespace});
+                Payload { text: data.to_string().into(), ..Payload::null() }
+            }
+            _ => Payload::null(),
+        };
+        Self { kind, recipients, payload, at: SystemTime::now() }
     }
 
     /// Whether the event is for the plugin that made these declarations.
@@ -66,7 +77,24 @@ impl HostEvent {
             HostEventKind::Connect(connection) | HostEventKind::Disconnect(connection) => {
                 Some(connection)
             }
-            HostEventKind::Start | HostEventKind::Resync => None,
+            HostEventKind::Start | HostEventKind::Resync | HostEventKind::Room(_) => None,
+        }
+    }
+
+    /// The change of the room that the event is about, if it is about one.
+    pub(super) fn room(&self) -> Option<&RoomChange> {
+        if let HostEventKind::Room(change) = &self.kind { Some(change) } else { None }
+    }
+
+    /// The caller that the handler sees.
+    pub(super) fn caller(&self) -> Caller {
+        match &self.kind {
+            HostEventKind::Connect(connection) | HostEventKind::Disconnect(connection) => {
+                Caller::Connection(Arc::clone(connection))
+            }
+            // Its handler emits in the namespace of the room.
+            HostEventKind::Room(change) => Caller::Namespace(Arc::clone(&change.key.namespace)),
+            HostEventKind::Start | HostEventKind::Resync => Caller::None,
         }
     }
 }
@@ -79,6 +107,8 @@ impl HostEventKind {
             Self::Connect(_) => host_event::CONNECT,
             Self::Disconnect(_) => host_event::DISCONNECT,
             Self::Resync => host_event::RESYNC,
+            Self::Room(change) if change.is_occupied => host_event::ROOM_OCCUPIED,
+            Self::Room(_) => host_event::ROOM_VACATED,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::breaker::Denied;
-use crate::event::{Caller, Connections, Event, EventId};
+use crate::event::{Connections, Event, EventId};
 use crate::log;
 use crate::rejection::Rejection;
 
@@ -171,7 +171,7 @@ impl Dispatcher {
             id: EventId::new(host_event.at),
             name: host_event.kind.name().to_owned(),
             payload: host_event.payload.clone(),
-            caller: connection.cloned().map_or(Caller::None, Caller::Connection),
+            caller: host_event.caller(),
             received_at: host_event.at,
             connections,
             timer: None,

@@ -60,7 +60,7 @@ impl Told {
             HostEventKind::Resync => {
                 self.connected = seen.into_iter().map(|id| (id, true)).collect()
             }
-            HostEventKind::Start => {}
+            HostEventKind::Start | HostEventKind::Room(_) => {}
         }
     }
 }
@@ -280,4 +280,59 @@ proptest! {
         expected.sort();
         prop_assert_eq!(known, expected);
     }
+}
+
+fn room_of(pending: Option<&Pending>) -> Option<&str> {
+    pending.and_then(|pending| pending.event.room()).map(|change| &*change.key.room)
+}
+
+#[test]
+fn changes_of_rooms_take_turns_with_events_of_connections_and_wait_for_what_is_delivered_alone() {
+    let mut backlog = backlog();
+    backlog.attach(&[host_event::CONNECT, host_event::RESYNC], BOUND);
+    let connections: Vec<_> = (0..4).map(connection).collect();
+    backlog.rooms().follow_all(&["one", "two"]);
+    backlog.push(pending(HostEventKind::Start), BOUND, true);
+    for connection in &connections {
+        backlog.push(connect(connection), BOUND, true);
+    }
+    assert_eq!(backlog.len(), 1 + connections.len() + 2);
+    let start = backlog.next(MOST).unwrap();
+    assert_eq!(start.event.kind.name(), host_event::START);
+    assert!(backlog.next(MOST).is_none());
+    backlog.done(&start);
+    let running: Vec<_> = std::iter::from_fn(|| backlog.next(MOST)).collect();
+    let rooms = running.iter().filter(|pending| room_of(Some(pending)).is_some()).count();
+    assert_eq!((running.len(), rooms), (MOST, 1));
+    // `$resync` waits for all of them, and starts the rooms over.
+    backlog.push(pending(HostEventKind::Resync), BOUND, true);
+    for running in &running {
+        assert!(backlog.next(MOST).is_none());
+        backlog.done(running);
+    }
+    let resync = backlog.next(MOST);
+    assert!(is_resync(resync.as_ref()) && backlog.next(MOST).is_none());
+    assert!(!backlog.add_worker(MOST));
+    backlog.done(&resync.unwrap());
+    assert!(backlog.add_worker(MOST), "a room is work");
+    let mut told: Vec<_> = std::iter::from_fn(|| backlog.next(MOST)).collect();
+    told.sort_by_key(|pending| room_of(Some(pending)).map(str::to_owned));
+    assert_eq!([room_of(told.first()), room_of(told.last())], [Some("one"), Some("two")]);
+}
+
+#[test]
+fn a_change_of_a_room_that_was_not_delivered_is_delivered_later() {
+    let mut backlog = backlog();
+    backlog.attach(&[host_event::ROOM_OCCUPIED], BOUND);
+    backlog.rooms().follow_all(&["one"]);
+    for _ in 0..2 {
+        let pending = backlog.next(MOST).unwrap();
+        assert_eq!(room_of(Some(&pending)), Some("one"));
+        assert_eq!(backlog.park(pending).1.len(), 0);
+        assert!(backlog.next(MOST).is_none() && !backlog.add_worker(MOST));
+        backlog.resume();
+    }
+    let pending = backlog.next(MOST).unwrap();
+    backlog.done(&pending);
+    assert!(backlog.next(MOST).is_none() && backlog.len() == 0);
 }

@@ -1,0 +1,62 @@
+//! Records which of its rooms are occupied, by what the host reports.
+
+#![allow(clippy::panic, missing_docs, reason = "misbehaving is a part of what it is for")]
+
+use sockhop_sdk::{Access, Context, Emits, Plugin, Result, Scan, Target};
+
+/// What happened to a room, to its members.
+const HALL: Emits<String> = Emits::new("hall").to(&["hall_{name}"]);
+
+fn occupied(ctx: &Context, room: &str) -> Result {
+    note(ctx, format!("+{room}"))?;
+    ctx.state().set(&format!("in/{room}"), &())?;
+    ctx.emit(Target::room(room), &HALL, &format!("+{room}"))
+}
+
+fn vacated(ctx: &Context, room: &str) -> Result {
+    note(ctx, format!("-{room}"))?;
+    ctx.state().delete(&format!("in/{room}"))
+}
+
+/// Adds a line to what was reported. Ids are never taken twice, so lines don't conflict.
+fn note(ctx: &Context, line: String) -> Result {
+    let id = ctx.state().next_id("told")?;
+    ctx.state().set(&format!("told/{id:016}"), &line)
+}
+
+fn told(ctx: &Context, _: ()) -> Result<Vec<String>> {
+    let told = ctx.state().scan::<String>(Scan::prefix("told/").limit(1_000))?;
+    Ok(told.into_iter().map(|(_, line)| line).collect())
+}
+
+/// The rooms that it believes to be occupied.
+fn believed(ctx: &Context, _: ()) -> Result<Vec<String>> {
+    let rooms = ctx.state().scan_bytes(Scan::prefix("in/").limit(1_000))?;
+    Ok(rooms.into_iter().map(|(key, _)| key["in/".len()..].to_owned()).collect())
+}
+
+fn forget(ctx: &Context) -> Result {
+    note(ctx, "=".to_owned())?;
+    for (key, _) in ctx.state().scan_bytes(Scan::prefix("in/").limit(200))? {
+        ctx.state().delete(&key)?;
+    }
+    Ok(())
+}
+
+fn plugin() -> Plugin {
+    Plugin::new("halls", "1.0.0", "Writes down which halls are occupied")
+        .room("hall_{name}", Access::Anyone)
+        .emits(HALL)
+        .on_room_occupied(occupied)
+        .on_room_vacated(vacated)
+        .on_start(forget)
+        .on_resync(forget)
+        .on("hall_told", told)
+        .on("halls", believed)
+        .on("hall_enter", |ctx: &Context, room: String| ctx.join(&room))
+        .on("hall_leave", |ctx: &Context, room: String| ctx.leave(&room))
+        .on("hall_count", |ctx: &Context, room: String| Ok(ctx.member_count(&room)?.connections))
+        .on("hall_trap", |_: &Context, (): ()| -> Result { panic!("told so") })
+}
+
+sockhop_sdk::export!(plugin);
