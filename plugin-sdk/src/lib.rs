@@ -217,6 +217,14 @@
 //! The time of an event is [`Context::received_at`] or [`Context::now`]. It stays the same if the
 //! host runs a handler again; the system's clock, which `std::time` reads, does not.
 //!
+//! # Who is there
+//!
+//! The host knows who is connected, and a plugin should ask it instead of counting. In a room:
+//! [`Context::member_count`], [`Context::member_ids`] and [`Context::members`].
+//! [`Plugin::on_room_occupied`] and [`Plugin::on_room_vacated`] tell when a room of the plugin gets
+//! its first member and loses its last one. [`Presence`] tells when a user comes and goes, however
+//! many connections the user has.
+//!
 //! # Payloads
 //!
 //! The host checks a payload against its schema before the handler sees it. So put bounds on the
@@ -297,6 +305,8 @@ pub mod collection;
 mod handlers;
 mod plugin;
 
+mod presence;
+
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod bindings;
@@ -318,6 +328,7 @@ pub use host::Registry;
 pub use json::{Output, Payload};
 pub use level::Level;
 pub use plugin::Plugin;
+pub use presence::Presence;
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use route::Route;
 pub use settings::Settings;

@@ -379,9 +379,13 @@ impl TestHost {
         self.host_event_of_room(host_event::ROOM_VACATED, room)
     }
 
-    /// Connects the caller: sends `$connect`.
+    /// Connects the caller: joins a user to the room `user_` + user, unless a rule forbids it, and
+    /// sends `$connect`.
     pub fn connect(&mut self) -> Outcome {
         let caller = self.caller();
+        if let Some(room) = self.declared.own_room(&caller.identity) {
+            self.world.members.insert((room, self.current.clone()));
+        }
         let (id, user) = (self.current.clone(), caller.identity.user.clone());
         let connection = Connection { id, user, namespace: NAMESPACE.to_owned() };
         self.world.connected.insert(self.current.clone(), connection);

@@ -40,6 +40,7 @@ mod occupancy;
 mod operators;
 mod order;
 mod outbound;
+mod presence;
 mod proxies;
 mod readme;
 mod reload;

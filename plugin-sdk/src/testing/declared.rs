@@ -181,6 +181,13 @@ impl Declared {
         self.rooms.borrow().owns(&self.name, room)
     }
 
+    /// The room that a host joins each connection of a user to, if its rule allows that.
+    pub(super) fn own_room(&self, identity: &Identity) -> Option<String> {
+        let room = identity.own_room()?;
+        // No handler asks.
+        self.rooms.borrow().may_join(&room, identity, "").is_ok().then_some(room)
+    }
+
     /// Checks whether a handler of the plugin may let a client join `room`.
     pub(super) fn check_join(&self, room: &str, identity: &Identity) -> Result<(), Refusal> {
         let rooms = self.rooms.borrow();
