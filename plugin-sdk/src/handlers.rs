@@ -2,8 +2,8 @@
 
 use std::any::TypeId;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::args::{Incoming, Outgoing};
 use crate::context::Context;

@@ -18,7 +18,9 @@ impl ReplyCalls for Run {
                      event whose reply has some",
                 ));
             }
-            Caller::None => return Err(Refusal::misuse("this event has no reply")),
+            Caller::Namespace(_) | Caller::None => {
+                return Err(Refusal::misuse("this event has no reply"));
+            }
         }
         let before = self.attachments.len();
         let attached: usize = self.attachments.iter().map(bytes::Bytes::len).sum();

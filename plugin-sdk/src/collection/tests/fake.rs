@@ -11,7 +11,7 @@ use sockhop_core::effect::{EffectLimits, Target, Who};
 use sockhop_core::outbound::{Request, Response};
 use sockhop_core::{limits, state};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, MemberCount};
 use crate::context::Context;
 use crate::event::Event;
 use crate::host::{
@@ -308,6 +308,14 @@ impl RoomCalls for Rc<Transaction> {
 }
 
 impl MemberCalls for Rc<Transaction> {
+    fn member_ids(&self, _: &str, _: Option<&str>, _: u32) -> Result<Vec<String>> {
+        unreachable!("{UNUSED}")
+    }
+
+    fn member_count(&self, _: &str) -> Result<MemberCount> {
+        unreachable!("{UNUSED}")
+    }
+
     fn join_member(&self, _: Who, _: &str) -> Result {
         unreachable!("{UNUSED}")
     }
