@@ -24,8 +24,8 @@ use std::marker::PhantomData;
 /// # What the host promises
 ///
 /// - A timer never fires before its deadline, by the clock of the host's system. It can fire later:
-///   if the host was stopped, it fires after the start. While the plugin is disabled, its breaker is
-///   open, its file is away, or none of its versions can be loaded, it waits.
+///   if the host was stopped, it fires after the start. While the plugin is disabled, its breaker
+///   is open, its file is away, or none of its versions can be loaded, it waits.
 /// - To set or cancel a timer is an effect: it is stored together with the other effects of the
 ///   handler, or not at all. Timers belong to the plugin's name, as its state does, and survive a
 ///   restart of the host.

@@ -75,8 +75,8 @@ pub fn directory_of(files: &[PathBuf]) -> tempfile::TempDir {
     dir
 }
 
-/// Waits for a random time of less than so many milliseconds. For tests that hold whenever something
-/// else happens.
+/// Waits for a random time of less than so many milliseconds. For tests that hold whenever
+/// something else happens.
 pub async fn moment(most_ms: u64) {
     let random = RandomState::new().build_hasher().finish();
     tokio::time::sleep(Duration::from_millis(random % most_ms)).await;

@@ -1,5 +1,6 @@
-//! Follows which rooms are occupied, for readers that want to know. A reader learns of a change only
-//! after the room has stayed occupied, or empty, for some time, and never learns the same twice.
+//! Follows which rooms are occupied, for readers that want to know. A reader learns of a change
+//! only after the room has stayed occupied, or empty, for some time, and never learns the same
+//! twice.
 //!
 //! What is kept has a bound: the rooms that are occupied, and those that the reader believes to be.
 //! A room that comes and goes before the reader learns of it leaves nothing behind. So no change is
@@ -53,8 +54,8 @@ struct State {
     /// Time for which a room must stay as it is before the reader learns of it.
     delay: Duration,
     rooms: HashMap<RoomKey, Known>,
-    /// The rooms that are not as the reader was told, by the time from which it may learn of it. The
-    /// second part is unique.
+    /// The rooms that are not as the reader was told, by the time from which it may learn of it.
+    /// The second part is unique.
     due: BTreeMap<(Instant, u64), RoomKey>,
     next: u64,
 }
@@ -115,8 +116,8 @@ impl Follower {
     }
 
     /// Replaces the rooms that the reader follows. `occupied` are those of them that are occupied;
-    /// the caller makes sure that they stay so meanwhile. The reader learns at once of those that it
-    /// does not know, and forgets the rooms that it no longer follows.
+    /// the caller makes sure that they stay so meanwhile. The reader learns at once of those that
+    /// it does not know, and forgets the rooms that it no longer follows.
     pub(super) fn follow(&self, is_followed: Option<IsFollowed>, occupied: HashSet<RoomKey>) {
         let (mut state, now) = (self.state(), Instant::now());
         let known: Vec<RoomKey> = state.rooms.keys().cloned().collect();

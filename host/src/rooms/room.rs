@@ -13,8 +13,8 @@ use crate::event::Connection;
 
 use super::member::{Member, MemberList};
 
-/// Rooms with fewer connections have no index: to sort them costs a few microseconds. Most rooms are
-/// small, such as those of users, and an index would double their memory.
+/// Rooms with fewer connections have no index: to sort them costs a few microseconds. Most rooms
+/// are small, such as those of users, and an index would double their memory.
 const INDEXED: usize = 256;
 
 /// The connections of one room.

@@ -91,8 +91,8 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Marks the first one of the deliveries of `key` that wait. Call this after another of this key was
-/// removed, or waits again: no other than the two with the lowest ids can have a wrong mark.
+/// Marks the first one of the deliveries of `key` that wait. Call this after another of this key
+/// was removed, or waits again: no other than the two with the lowest ids can have a wrong mark.
 pub(super) fn mark_first(transaction: &Transaction<'_>, key: &str) -> Result<(), rusqlite::Error> {
     let mut waiting = transaction.prepare_cached(
         "SELECT id, first FROM deliveries WHERE key = ?1 AND died IS NULL ORDER BY id LIMIT 2",

@@ -44,11 +44,11 @@ pub(super) const TIMER_TABLES: &str = "
     CREATE INDEX timers_next ON timers (name, next, id) WHERE died IS NULL;
     CREATE INDEX timers_dead ON timers (id) WHERE died IS NOT NULL;";
 
-/// The deliveries of a plugin. `delivery` is the id that the receiver gets. `first` is 1 for the one
-/// with the lowest id of those of a key that wait: only this one can be sent. `next` is the time of
-/// the next attempt. `died` is set for one that is sent no more. `status` and `error` are those of
-/// the last attempt. `bytes` is what the delivery counts against the quota. An id is never used
-/// again: ids are the order of deliveries. `headers` has one line for each header.
+/// The deliveries of a plugin. `delivery` is the id that the receiver gets. `first` is 1 for the
+/// one with the lowest id of those of a key that wait: only this one can be sent. `next` is the
+/// time of the next attempt. `died` is set for one that is sent no more. `status` and `error` are
+/// those of the last attempt. `bytes` is what the delivery counts against the quota. An id is never
+/// used again: ids are the order of deliveries. `headers` has one line for each header.
 pub(super) const DELIVERY_TABLES: &str = "
     CREATE TABLE deliveries (id INTEGER PRIMARY KEY AUTOINCREMENT, delivery TEXT NOT NULL, \
                                           key TEXT NOT NULL, origin TEXT NOT NULL, \

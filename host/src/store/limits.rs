@@ -89,8 +89,8 @@ impl StoreLimits {
         self.wal.min(self.quota / 8)
     }
 
-    /// Maximum bytes of the file for the changes of handlers. The host's own changes of rows may use
-    /// a little more. They end what fills the file: if a delivery that has ended could not be
+    /// Maximum bytes of the file for the changes of handlers. The host's own changes of rows may
+    /// use a little more. They end what fills the file: if a delivery that has ended could not be
     /// removed, it would stay forever.
     pub(super) fn file_bytes_of_handlers(&self, page_bytes: u64) -> u64 {
         let most = self.file_bytes(page_bytes);

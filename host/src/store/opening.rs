@@ -215,8 +215,8 @@ pub(super) fn open_known(
     Ok(writer)
 }
 
-/// Creates the tables in an empty file, and checks that any other file is a store. Brings the tables
-/// of an older format up to date where this host needs it.
+/// Creates the tables in an empty file, and checks that any other file is a store. Brings the
+/// tables of an older format up to date where this host needs it.
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, format) = (read("application_id")?, read("user_version")?);

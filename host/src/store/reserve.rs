@@ -1,7 +1,7 @@
 //! The reserve of a store's file: pages that handlers can't use. The host's own changes of rows use
 //! them, which record what became of timers and deliveries. Even a change that makes a row smaller
-//! needs pages, because SQLite writes the row anew before it frees the old one. Without a reserve, a
-//! plugin that has filled its file would keep all its deliveries from ending.
+//! needs pages, because SQLite writes the row anew before it frees the old one. Without a reserve,
+//! a plugin that has filled its file would keep all its deliveries from ending.
 
 use std::sync::atomic::Ordering;
 
