@@ -86,14 +86,14 @@ use crate::timer::Timer;
 ///   transaction with what the plugin is told: if it fails, the host calls it again later.
 /// - After a crash of the plugin, a reload, a rollback or a restart of the host, the plugin is
 ///   called for the users who have come or gone meanwhile.
-/// - If an event was lost because a handler has failed, this is noticed at most two grace periods
+/// - If an event was lost because a handler has failed, this is noticed at most three grace periods
 ///   and a minute later.
 ///
 /// # What it needs
 ///
 /// - The room `user_` + user, which each connection of a user joins by itself: the host counts its
 ///   members. A user for whom a plugin's rule forbids this room, or whose name is too long for a
-///   room, is never present.
+///   room, is never present; and a connection that a plugin lets leave this room does not count.
 /// - State under keys that begin with `presence/`, and the timers `presence_gone` and
 ///   `presence_check`. Each user that is gone has a timer until the grace period is over.
 /// - The host events `$start`, `$connect`, `$disconnect` and `$resync`, for which the plugin has no
@@ -105,7 +105,7 @@ pub struct Presence {
     left: fn(&Context, &str) -> Result,
 }
 
-/// Fires when a user may be gone, with the user as key.
+/// Fires when a user may be gone, or has come without an event, with the user as key.
 const GONE: Timer<Gone> = Timer::new("presence_gone");
 
 /// Fires when a part of the users must be compared with the connections.
@@ -127,8 +127,9 @@ const CHECKS: Duration = Duration::from_secs(60);
 /// Number of connections that one check reads.
 const CONNECTIONS: u32 = 500;
 
-/// Number of calls of `joined` in one check: each may have six effects of its own, of 256 in all.
-const JOINS: usize = 32;
+/// Number of users in one check for whom `joined` is to be called: each costs one effect, of 256 in
+/// all.
+const JOINS: usize = 200;
 
 /// Number of users that one check reads: each can cost one effect.
 const USERS: u32 = 200;
@@ -223,14 +224,13 @@ impl Presence {
         Ok(())
     }
 
-    /// Records that a user is present. Returns whether that is new.
-    fn add(self, ctx: &Context, user: &str) -> Result<bool> {
+    /// Records that a user is present, and calls `joined` if that is new.
+    fn add(self, ctx: &Context, user: &str) -> Result {
         if Self::is_present(ctx, user)? {
-            return Ok(false);
+            return Ok(());
         }
         ctx.state().set(&key(user), &true)?;
-        (self.joined)(ctx, user)?;
-        Ok(true)
+        (self.joined)(ctx, user)
     }
 
     /// Checks a part of all users, and sets the timer for the next part.
@@ -252,8 +252,11 @@ impl Presence {
             }
             if let Some(user) = &connection.user
                 && has_connection(ctx, user)?
-                && self.add(ctx, user)?
+                && !Self::is_present(ctx, user)?
             {
+                // In an event of its own: a call of `joined` that fails must not stop the check.
+                let come = Gone { user: user.clone(), again: true };
+                ctx.after(&GONE, Duration::ZERO, user, &come)?;
                 joins += 1;
             }
             checked += 1;

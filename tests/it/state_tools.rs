@@ -118,14 +118,15 @@ async fn a_large_state_is_moved_page_by_page_and_a_damaged_file_says_where_it_en
     assert!(succeeds(dir, &["import", "mental_notes", path]).contains("imported 2500 entries"));
     let exported = succeeds(dir, &["export", "mental_notes"]);
     assert!(exported.lines().skip(1).eq(file.lines().skip(1)));
-    let mode = "--merge";
+    // Nothing of the earlier state is removed before the file is known to be whole.
+    let mode = "--replace";
     let damaged = |text: &str| {
         std::fs::write(path, text).expect("a file");
         fails(dir, &["import", "mental_notes", path, mode])
     };
     let cut = file.len() - 10;
     let said = damaged(&file[..cut]);
-    assert!(said.contains("line 2501") && said.contains("only 2000 entries"), "{said}");
+    assert!(said.contains("line 2501") && said.contains("nothing was imported"), "{said}");
     let whole_lines: Vec<_> = file.lines().take(2_400).collect();
     assert!(damaged(&whole_lines.join("\n")).contains("incomplete"));
     assert!(damaged("").contains("is no file that"));
@@ -133,4 +134,23 @@ async fn a_large_state_is_moved_page_by_page_and_a_damaged_file_says_where_it_en
     let both = "{\"key\":\"a\",\"text\":\"\",\"json\":1}";
     let two = format!("{}\n{both}\n", file.lines().next().expect("a line"));
     assert!(damaged(&two).contains("exactly one valid value"), "{}", damaged(&two));
+    let again = succeeds(dir, &["export", "mental_notes"]);
+    assert!(again.lines().skip(1).eq(file.lines().skip(1)));
+
+    // What a client may have written, on a terminal and in JSON.
+    let deep = format!("{}1e999{}", "[".repeat(200), "]".repeat(200));
+    let entries = format!(
+        "{{\"key\":\"a';x\",\"json\":{deep}}}\n{{\"key\":\"b\",\"json\":12345678901234567890123}}\n"
+    );
+    let header = "{\"sockhop_state\":1,\"plugin\":\"other\",\"commits\":1,\"entries\":2}";
+    std::fs::write(path, format!("{header}\n{entries}")).expect("a file");
+    let imported = run(dir, &["import", "mental_notes", path, "--replace"]);
+    let note = String::from_utf8_lossy(&imported.stderr);
+    assert!(imported.status.success() && note.contains("state of other"), "{note}");
+    let scanned = succeeds(dir, &["scan", "mental_notes", "--json"]);
+    assert!(scanned.contains("12345678901234567890123") && scanned.contains(&deep), "{scanned}");
+    let scanned = succeeds(dir, &["scan", "mental_notes", "--limit", "1"]);
+    assert!(scanned.contains(r"--after='a'\'';x'"), "{scanned}");
+    #[cfg(unix)]
+    assert!(fails(dir, &["export", "mental_notes", "/dev/null"]).contains("no regular file"));
 }

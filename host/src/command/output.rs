@@ -64,6 +64,11 @@ pub(crate) fn json(value: &Value) {
     print(&escape_json(&format!("{value:#}")));
 }
 
+/// Prints a JSON document that is text already, so that no number in it changes.
+pub(crate) fn json_text(text: &str) {
+    print(&escape_json(text));
+}
+
 /// Prints one line as it is, for a file or a pipe. On a terminal, control characters are escaped.
 pub(crate) fn raw_line(text: &str) {
     if io::stdout().is_terminal() { print(&escape_json(text)) } else { print(text) }

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
 use sockhop::store::ImportMode;
 use sockhop::store::document::EntryDocument;
 
@@ -118,7 +117,7 @@ impl State {
 fn get(place: &Place, key: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let entry = place.entry(key)?;
     if as_json {
-        output::json(&json!(entry));
+        output::json_text(&serde_json::to_string_pretty(&entry)?);
     } else {
         output::bytes(&entry.into_entry()?.1);
     }
@@ -137,7 +136,7 @@ fn scan(
 ) -> anyhow::Result<ExitCode> {
     let page = place.page(prefix, after, limit)?;
     if as_json {
-        output::json(&json!(page));
+        output::json_text(&serde_json::to_string_pretty(&page)?);
         return Ok(ExitCode::SUCCESS);
     }
     let row = |entry: EntryDocument| {
@@ -152,7 +151,8 @@ fn scan(
     let rows: anyhow::Result<Vec<_>> = page.entries.into_iter().map(row).collect();
     output::table(&["KEY", "BYTES", "VALUE"], rows?);
     if let Some(next) = page.next {
-        output::line(format_args!("more: --after '{next}'"));
+        // For a shell, whatever the key is.
+        output::line(format_args!("more: --after='{}'", next.replace('\'', "'\\''")));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -90,15 +90,11 @@ pub(super) async fn import(
     // The key is checked first: other callers must not make the host wait for a body.
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
     let store = rows::store(&api, &name)?;
-    if !api.registry.snapshot().is_disabled(&name) {
-        let message = format!(
-            "the plugin serves; disable it first (`sockhop plugins disable {name}`), and enable it \
-             after the import"
-        );
-        return Err(Problem::new(StatusCode::CONFLICT, "refused", &message));
-    }
+    check_disabled(&api, &name)?;
     let read = body::read(request.into_body(), MAX_IMPORT).await;
     let read = read.map_err(|rejection| Problem::rejection(&rejection))?;
+    // A body takes time.
+    check_disabled(&api, &name)?;
     let ImportDocument { mode, sequences, entries } =
         serde_json::from_slice(&read).map_err(|error| bad_request(&error.to_string()))?;
     let entries: Result<Vec<Entry>, _> =
@@ -119,6 +115,17 @@ pub(super) async fn import(
     );
     imported.map_err(|error| problem(&error))?;
     Ok(Json(json!({"name": name, "imported": number})))
+}
+
+fn check_disabled(api: &Api, name: &str) -> Result<(), Problem> {
+    if api.registry.snapshot().is_disabled(name) {
+        return Ok(());
+    }
+    let message = format!(
+        "the plugin serves; disable it first (`sockhop plugins disable {name}`), and enable it \
+         after the import"
+    );
+    Err(Problem::new(StatusCode::CONFLICT, "refused", &message))
 }
 
 fn problem(error: &ImportError) -> Problem {

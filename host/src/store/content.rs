@@ -273,7 +273,9 @@ impl Store {
         change(&transaction, &mut totals.bytes)?;
         let quota = self.limits.quota;
         let exceeds = (totals.bytes > quota && totals.bytes > before).then_some(totals.bytes);
-        if let Some(used) = exceeds.or(self.exceeds_pages(&transaction, 0, 0)?) {
+        let grows = totals.bytes > before;
+        let full = if grows { self.exceeds_pages(&transaction, 0, 0)? } else { None };
+        if let Some(used) = exceeds.or(full) {
             return Err(self.record_full(used).into());
         }
         totals.commits += 1;

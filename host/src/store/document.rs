@@ -81,6 +81,14 @@ fn some<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::
 }
 
 impl EntryDocument {
+    /// Checks that there is exactly one valid value.
+    ///
+    /// # Errors
+    /// There is no value, more than one, or no valid Base64.
+    pub fn check(&self) -> Result<(), ValueError> {
+        self.clone().into_entry().map(drop)
+    }
+
     /// The value, and the entry's bytes.
     ///
     /// # Errors

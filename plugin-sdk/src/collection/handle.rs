@@ -88,8 +88,12 @@ impl<R: Record> Handle<'_, R> {
     }
 
     /// Returns the writes that store the record `stored` as this version does. Nothing but its form
-    /// changes: its time to live goes on.
+    /// changes: its time to live goes on. A record that has expired is removed, because this
+    /// version may give its records no time to live.
     pub(super) fn convert(&self, id: &str, stored: &Envelope<'_>) -> Result<Vec<Write>> {
+        if stored.is_expired(self.store.ctx.received_at()) {
+            return self.store.replace(id, Some(stored), None);
+        }
         let record = self.decode(id, stored)?;
         let expires_at = self.lifetime.map(|lifetime| {
             let now = self.store.ctx.received_at();

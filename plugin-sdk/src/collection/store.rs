@@ -20,6 +20,10 @@ const BATCH_KEYS: usize = 192;
 /// Maximum bytes of these keys and of their values. The host allows 1 MiB.
 const BATCH_BYTES: usize = 512 * 1024;
 
+/// Maximum number of keys of one record in all indexes. Another version may replace all of them:
+/// twice as many writes, and a few more, must fit into one event.
+const MAX_ENTRIES: usize = 100;
+
 /// One collection in one event.
 pub(super) struct Store<'a> {
     pub(super) ctx: &'a Context,
@@ -108,13 +112,24 @@ impl<'a> Store<'a> {
     /// Returns the writes that replace the record `old` by `new`, with the count.
     ///
     /// # Errors
-    /// `limit`: the key of an index entry is too long.
+    /// `limit`: the key of an index entry is too long, or there are too many.
     pub(super) fn replace(
         &self,
         id: &str,
         old: Option<&Envelope<'_>>,
         new: Option<&Envelope<'_>>,
     ) -> Result<Vec<Write>> {
+        let number: usize = new.iter().flat_map(|new| new.keys.values()).map(Vec::len).sum();
+        if number > MAX_ENTRIES {
+            return Err(Refusal::new(
+                "limit",
+                format!(
+                    "the record `{}` has {number} keys in indexes, and at most {MAX_ENTRIES} are \
+                     allowed",
+                    self.names.record(id)
+                ),
+            ));
+        }
         for (index, keys) in new.iter().flat_map(|new| &new.keys) {
             for key in keys {
                 check_entry(index, &self.names.entry(index, key, id))?;

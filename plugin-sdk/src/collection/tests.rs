@@ -1,5 +1,6 @@
 //! Tests of collections: what plugin authors and operators rely on.
 
+mod bounds;
 mod fake;
 mod formats;
 mod migrations;

@@ -2,7 +2,7 @@
 //! page, with the progress on standard error.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -37,6 +37,9 @@ pub(super) fn export(place: &Place, file: Option<&Path>) -> anyhow::Result<ExitC
         }
         Some(file) => {
             let unusable = || format!("can't write {}", file.display());
+            if file.exists() && !file.is_file() {
+                bail!("{} is no regular file; without it, `export` prints", file.display());
+            }
             // Beside the file, so that it can take its place in one step. Only its owner can read
             // it.
             let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -87,71 +90,140 @@ fn write_all(place: &Place, write: &mut dyn FnMut(&str) -> io::Result<()>) -> an
     Ok(written)
 }
 
-/// Checks the header, then stores part by part.
+/// Reads the file twice: nothing is stored before all of it is known to be valid.
 pub(super) fn import(place: &Place, file: &Path, mode: ImportMode) -> anyhow::Result<ExitCode> {
-    let shown_name = file.display();
-    let reader: Box<dyn BufRead> = if file == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        let opened = File::open(file).with_context(|| format!("can't read {shown_name}"))?;
-        Box::new(BufReader::new(opened))
-    };
-    let mut lines = reader.lines();
-    let first = lines.next().transpose().with_context(|| format!("can't read {shown_name}"))?;
-    let header: HeaderDocument =
-        serde_json::from_str(&first.unwrap_or_default()).with_context(|| {
-            format!("{shown_name} is no file that `sockhop state export` has written")
-        })?;
-    if header.sockhop_state != FILE_FORMAT {
+    let mut source = Source::open(file)?;
+    let (header, entries) = source.read()?;
+    let all = header.summary.entries;
+    let mut found = 0;
+    for entry in entries {
+        entry?;
+        found += 1;
+    }
+    if found != all {
         bail!(
-            "{shown_name} has form {}, and this version of sockhop reads form {FILE_FORMAT}",
-            header.sockhop_state
+            "{} says that it has {all} entries, but has {found}: it is incomplete; nothing was \
+             imported",
+            source.name
         );
     }
-    let all = header.summary.entries;
+    if header.plugin != place.name {
+        let (from, into) = (&header.plugin, &place.name);
+        output::note(format_args!("{} has the state of {from}, not of {into}", source.name));
+    }
+    let (header, entries) = source.read()?;
+    let mut import = Import { place, mode, all, stored: 0, shown: Instant::now() };
     let mut part =
         ImportDocument { mode, sequences: header.summary.sequences, entries: Vec::new() };
-    let (mut bytes, mut imported, mut shown) = (0, 0, Instant::now());
-    let mut store = |part: &mut ImportDocument, imported: &mut u64| {
+    let mut bytes = 0;
+    for entry in entries {
+        let (entry, length) = entry?;
+        if !part.entries.is_empty() && (part.entries.len() >= PART || bytes + length > PART_BYTES) {
+            import.store(&mut part)?;
+            bytes = 0;
+        }
+        bytes += length;
+        part.entries.push(entry);
+    }
+    import.store(&mut part)?;
+    output::line(format_args!("imported {} entries into {}", import.stored, place.name));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file that is imported.
+struct Source {
+    file: File,
+    /// For messages.
+    name: String,
+}
+
+impl Source {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        if path == Path::new("-") {
+            let mut file = tempfile::tempfile().context("can't keep a copy of standard input")?;
+            io::copy(&mut io::stdin().lock(), &mut file).context("can't read standard input")?;
+            return Ok(Self { file, name: "standard input".to_owned() });
+        }
+        let file = File::open(path).with_context(|| format!("can't read {name}"))?;
+        if !file.metadata().is_ok_and(|file| file.is_file()) {
+            bail!("{name} is no regular file; `-` reads standard input");
+        }
+        Ok(Self { file, name })
+    }
+
+    /// Reads it from its begin. Returns the header, and each entry with the bytes of its line.
+    fn read(
+        &mut self,
+    ) -> anyhow::Result<(
+        HeaderDocument,
+        impl Iterator<Item = anyhow::Result<(EntryDocument, usize)>>,
+    )> {
+        let name = &self.name;
+        self.file.rewind().with_context(|| format!("can't read {name}"))?;
+        let mut lines = BufReader::new(&self.file).lines();
+        let first = lines.next().transpose().with_context(|| format!("can't read {name}"))?;
+        let header: HeaderDocument = serde_json::from_str(&first.unwrap_or_default())
+            .with_context(|| {
+                format!("{name} is no file that `sockhop state export` has written")
+            })?;
+        if header.sockhop_state != FILE_FORMAT {
+            bail!(
+                "{name} has form {}, and this version of sockhop reads form {FILE_FORMAT}",
+                header.sockhop_state
+            );
+        }
+        let entries = (2_u64..).zip(lines).map(move |(number, line)| {
+            let invalid = || format!("line {number} of {name} is invalid; nothing was imported");
+            let line = line.with_context(invalid)?;
+            let entry: EntryDocument = serde_json::from_str(&line).with_context(invalid)?;
+            entry.check().with_context(invalid)?;
+            Ok((entry, line.len()))
+        });
+        Ok((header, entries))
+    }
+}
+
+/// An import that has begun.
+struct Import<'place> {
+    place: &'place Place,
+    mode: ImportMode,
+    all: u64,
+    stored: u64,
+    shown: Instant,
+}
+
+impl Import<'_> {
+    /// Stores a part, and empties it. Later parts do not touch what is stored.
+    fn store(&mut self, part: &mut ImportDocument) -> anyhow::Result<()> {
         let number = part.entries.len() as u64;
         let next = ImportDocument {
             mode: ImportMode::Merge,
             sequences: Default::default(),
             entries: Vec::new(),
         };
-        place.import(std::mem::replace(part, next)).with_context(|| incomplete(*imported))?;
-        *imported += number;
-        show(&mut shown, "imported", *imported, all);
-        anyhow::Ok(())
-    };
-    for (number, line) in (2_u64..).zip(lines) {
-        let invalid =
-            || format!("line {number} of {shown_name} is invalid; {}", incomplete(imported));
-        let line = line.with_context(invalid)?;
-        let entry: EntryDocument = serde_json::from_str(&line).with_context(invalid)?;
-        if !part.entries.is_empty()
-            && (part.entries.len() >= PART || bytes + line.len() > PART_BYTES)
-        {
-            store(&mut part, &mut imported)?;
-            bytes = 0;
-        }
-        bytes += line.len();
-        part.entries.push(entry);
+        let part = std::mem::replace(part, next);
+        self.place.import(part).with_context(|| self.left_behind())?;
+        self.stored += number;
+        show(&mut self.shown, "imported", self.stored, self.all);
+        Ok(())
     }
-    store(&mut part, &mut imported)?;
-    if imported != all {
-        bail!("{shown_name} says that it has {all} entries, but has {imported}: it is incomplete");
-    }
-    output::line(format_args!("imported {imported} entries into {}", place.name));
-    Ok(ExitCode::SUCCESS)
-}
 
-/// What a failed import leaves.
-fn incomplete(imported: u64) -> String {
-    match imported {
-        0 => "nothing was imported".to_owned(),
-        some => {
-            format!("only {some} entries were imported: import again with --replace or --merge")
+    /// What the plugin has if the import fails now.
+    fn left_behind(&self) -> String {
+        let Self { mode, all, stored, .. } = self;
+        match (stored, mode) {
+            (0, ImportMode::Empty | ImportMode::Merge) => {
+                "not all of the file was imported: perhaps nothing".to_owned()
+            }
+            (stored, ImportMode::Replace) => format!(
+                "the earlier entries may be removed, and {stored} of {all} are imported: import \
+                 again with --replace"
+            ),
+            (stored, _) => format!(
+                "only {stored} of {all} entries are imported: import again with --replace or \
+                 --merge"
+            ),
         }
     }
 }
