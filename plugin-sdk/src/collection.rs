@@ -356,8 +356,9 @@ impl<R: Record> Collection<R> {
     ///
     /// # Errors
     /// `limit`: the id has more than 384 bytes as text, a key in an index makes an entry with more
-    /// than 512 bytes, or the record has more than 100 keys in all indexes; then nothing is written. `corrupt_state`: the stored record has a newer
-    /// format; it stays. See also [`Collection`].
+    /// than 512 bytes, or the record has more than 100 keys in all indexes; then nothing is
+    /// written. `corrupt_state`: the stored record has a newer format; it stays. See also
+    /// [`Collection`].
     pub fn put(&self, ctx: &Context, record: &R) -> Result {
         self.open(ctx).put(record, false)
     }
