@@ -375,6 +375,11 @@ async fn after_ten_attempts_a_delivery_is_dead_blocks_nobody_and_waits_for_an_op
     assert!(sockhop(&["plugins", "show"]).contains("0 waiting, 1 dead"));
     let listed = sockhop(&["deliveries", "list", "--dead"]);
     assert!(listed.contains(&dead_id) && listed.contains("status 500"), "{listed}");
+    let unknown = sockhop(&["deliveries", "drop", "999"]);
+    assert!(
+        unknown.contains("0 deliveries") && unknown.contains("error: 1 of the ids"),
+        "{unknown}"
+    );
     let (_, text) = host.http("/metrics", None).await;
     let text = text.as_str().unwrap();
     for line in [

@@ -445,7 +445,7 @@ mod tests {
         Ok(())
     }
 
-    /// Text whose characters are often those that are escaped, or beside them.
+    /// Text in which many characters are escaped, or stand beside an escaped one in the order.
     fn text() -> impl Strategy<Value = String> {
         let near = proptest::sample::select(vec!['\0', ' ', '!', '"', '#', '$', 'a', 'b', '~']);
         let character = prop_oneof![4 => near, 1 => any::<char>()];

@@ -3,7 +3,7 @@
 //! The system's resolver blocks a thread, which no timeout frees. So at most [`MAX_LOOKUPS`] run at
 //! once. Each plugin has a share of them, and deliveries have shares of their own: an attempt that
 //! no client waits for does not delay a handler. Requests that need a name whose lookup has just
-//! begun wait for the same result. Names are those that operators list.
+//! begun wait for the same result. Only names that operators list are looked up.
 
 use std::collections::HashMap;
 use std::fmt;

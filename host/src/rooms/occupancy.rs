@@ -2,9 +2,9 @@
 //! only after the room has stayed occupied, or empty, for some time, and never learns the same
 //! twice.
 //!
-//! What is kept has a bound: the rooms that are occupied, and those that the reader believes to be.
-//! A room that comes and goes before the reader learns of it leaves nothing behind. So no change is
-//! ever dropped, however long the reader waits.
+//! What is kept has a bound: the rooms that are occupied, and the rooms of which the reader was
+//! told so. A room that comes and goes before the reader learns of it leaves nothing behind. So no
+//! change is ever dropped, however long the reader waits.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -116,8 +116,8 @@ impl Follower {
     }
 
     /// Replaces the rooms that the reader follows. `occupied` are those of them that are occupied;
-    /// the caller makes sure that they stay so meanwhile. The reader learns at once of those that
-    /// it does not know, and forgets the rooms that it no longer follows.
+    /// the caller makes sure that they stay so meanwhile. The reader learns at once of the occupied
+    /// rooms that it does not know, and forgets the rooms that it no longer follows.
     pub(super) fn follow(&self, is_followed: Option<IsFollowed>, occupied: HashSet<RoomKey>) {
         let (mut state, now) = (self.state(), Instant::now());
         let known: Vec<RoomKey> = state.rooms.keys().cloned().collect();

@@ -27,7 +27,7 @@ impl Store {
         let of_handlers = pages(self.limits.file_bytes_of_handlers(self.page_bytes));
         writer.pragma_update(None, "max_page_count", most)?;
         let changed = change(writer);
-        // If the file has more pages, SQLite limits it to those that it has.
+        // If the file has more pages, SQLite uses their number as the limit.
         writer.pragma_update(None, "max_page_count", of_handlers)?;
         let count: i64 = writer.pragma_query_value(None, "page_count", |row| row.get(0))?;
         if count > of_handlers {

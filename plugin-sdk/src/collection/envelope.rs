@@ -31,7 +31,7 @@ impl Envelope<'_> {
         self.expires_at.is_some_and(|time| time <= now)
     }
 
-    /// Whether the record has `property`. It has none of those that only a later SDK knows.
+    /// Whether the record has `property`. A property that only a later SDK knows counts as missing.
     pub(super) fn has(&self, property: &str) -> bool {
         if property == EXPIRES {
             return self.expires_at.is_some();
