@@ -223,7 +223,7 @@ async fn deliveries_of_a_key_keep_their_order_and_one_that_fails_delays_only_its
 async fn each_class_of_answers_has_what_is_documented() {
     let (service, target) = (Service::start().await, Service::start().await);
     let host = courier(&[&service, &target], |limits| {
-        limits.delivery_ms = Duration::from_millis(500);
+        limits.delivery_ms = Duration::from_secs(2);
         limits.deliveries_at_once = NonZeroUsize::new(20).expect("not zero");
     })
     .await;
@@ -246,8 +246,14 @@ async fn each_class_of_answers_has_what_is_documented() {
     for path in paths {
         deliver(&client, json!({"key": path, "url": service.url(path)})).await;
     }
-    // Those with an endless body are delivered: their status is known.
-    let failed = until_failed(&host, 8, 1).await;
+    // An endless body is dropped, so its delivery is complete. On a busy machine some deliveries have
+    // failed twice when the others have failed once.
+    let failed = eventually("each has its verdict", async || {
+        let waiting = deliveries(&host, false).await;
+        let all = waiting.iter().all(|row| row["attempts"].as_u64() >= Some(1));
+        (waiting.len() == 9 && all).then_some(waiting)
+    })
+    .await;
     let failed: BTreeMap<_, _> =
         failed.iter().map(|row| (row["key"].as_str().expect("a key"), row)).collect();
     let dead = deliveries(&host, true).await;
@@ -261,14 +267,15 @@ async fn each_class_of_answers_has_what_is_documented() {
         time("next_attempt").as_second() - time("created").as_second()
     };
     for (key, status, said, least, most) in [
-        ("/status/404", json!(404), "status 404", 4, 60),
+        ("/status/404", json!(404), "status 404", 4, 600),
         ("/status/429", json!(429), "status 429", 7_200, 8_000),
         ("/status/503", json!(503), "status 503", 7_200, 8_000),
-        (&redirect, json!(302), "redirects are not followed", 4, 60),
-        ("/never", json!(null), "in time", 4, 60),
-        ("/half_head", json!(null), "in time", 4, 60),
-        ("/close", json!(null), "server", 4, 60),
-        ("/garbage", json!(null), "server", 4, 60),
+        (&redirect, json!(302), "redirects are not followed", 4, 600),
+        ("/never", json!(null), "in time", 4, 600),
+        ("/half_head", json!(null), "in time", 4, 600),
+        ("/promise", json!(null), "in time", 4, 600),
+        ("/close", json!(null), "server", 4, 600),
+        ("/garbage", json!(null), "server", 4, 600),
     ] {
         let row = failed[key];
         assert_eq!(row["status"], status, "{row}");
