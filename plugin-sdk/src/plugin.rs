@@ -448,23 +448,28 @@ impl Plugin {
     /// ```
     /// use serde_json::json;
     /// use sockhop_sdk::testing::TestHost;
-    /// use sockhop_sdk::{Access, Context, Plugin, Result, Scan};
+    /// use sockhop_sdk::{Access, Context, Plugin, Result};
+    ///
+    /// /// The key of a document, which is open if the value is the current epoch.
+    /// fn key(ctx: &Context, room: &str) -> String {
+    ///     format!("open{}/{room}", ctx.namespace().unwrap_or_default())
+    /// }
     ///
     /// /// Opens a document while someone has it open.
     /// fn open(ctx: &Context, room: &str) -> Result {
-    ///     ctx.state().set(&format!("open/{room}"), &true)
+    ///     let epoch: u64 = ctx.state().get("epoch")?.unwrap_or_default();
+    ///     ctx.state().set(&key(ctx, room), &epoch)
     /// }
     ///
     /// fn close(ctx: &Context, room: &str) -> Result {
-    ///     ctx.state().delete(&format!("open/{room}"))
+    ///     ctx.state().delete(&key(ctx, room))
     /// }
     ///
-    /// // Afterwards, `open` is called for all rooms that are occupied.
+    /// // Forgets all documents, however many, with one write. Afterwards, `open` is called for all
+    /// // rooms that are occupied.
     /// fn forget(ctx: &Context) -> Result {
-    ///     for (key, _) in ctx.state().scan_bytes(Scan::prefix("open/").limit(200))? {
-    ///         ctx.state().delete(&key)?;
-    ///     }
-    ///     Ok(())
+    ///     let epoch: u64 = ctx.state().get("epoch")?.unwrap_or_default();
+    ///     ctx.state().set("epoch", &(epoch + 1))
     /// }
     ///
     /// let plugin = Plugin::new("documents", "1.0.0", "")
@@ -476,7 +481,7 @@ impl Plugin {
     ///
     /// let mut host = TestHost::new(plugin);
     /// host.room_occupied("document_7");
-    /// assert_eq!(host.state()["open/document_7"], json!(true));
+    /// assert_eq!(host.state()["open//document_7"], json!(0));
     /// host.room_vacated("document_7");
     /// assert!(host.state().is_empty());
     /// ```

@@ -246,8 +246,8 @@ async fn each_class_of_answers_has_what_is_documented() {
     for path in paths {
         deliver(&client, json!({"key": path, "url": service.url(path)})).await;
     }
-    // An endless body is dropped, so its delivery is complete. On a busy machine some deliveries have
-    // failed twice when the others have failed once.
+    // An endless body is dropped, so its delivery is complete. On a busy machine some deliveries
+    // have failed twice when the others have failed once.
     let failed = eventually("each has its verdict", async || {
         let waiting = deliveries(&host, false).await;
         let all = waiting.iter().all(|row| row["attempts"].as_u64() >= Some(1));

@@ -178,11 +178,14 @@ impl Follower {
     }
 
     /// Ends a change that was taken: the reader has not learned of it. If the room has not changed
-    /// back meanwhile, the change is due again.
+    /// back meanwhile, and the reader still follows it, the change is due again.
     pub(crate) fn put_back(&self, change: &RoomChange) {
-        self.state().update(&change.key, Instant::now(), |known| {
+        let mut state = self.state();
+        let is_followed =
+            state.is_followed.as_ref().is_some_and(|follows| follows(&change.key.room));
+        state.update(&change.key, Instant::now(), |known| {
             if std::mem::take(&mut known.is_taken) {
-                known.is_told = !change.is_occupied;
+                known.is_told = !change.is_occupied && is_followed;
             }
         });
     }
@@ -334,6 +337,20 @@ mod tests {
         assert_eq!(change, Some(RoomChange { key: key("other1"), is_occupied: true }));
         assert_eq!(follower.len(), 0);
         assert_eq!(follower.state().rooms.len(), 1, "`r1` is forgotten");
+    }
+
+    #[test]
+    fn a_reader_that_gives_back_a_change_of_a_room_it_lost_does_not_learn_of_it() {
+        let (follower, now) = (follower(), Instant::now());
+        follower.note(&"/".into(), "r", true, now);
+        let occupied = follower.take(now + DELAY).unwrap();
+        follower.done(&occupied);
+        follower.note(&"/".into(), "r", false, now + DELAY);
+        let vacated = follower.take(now + 2 * DELAY).unwrap();
+        follower.follow(None, HashSet::new());
+        follower.put_back(&vacated);
+        assert_eq!(follower.take(now + 9 * DELAY), None);
+        assert!(follower.state().rooms.is_empty());
     }
 
     proptest! {

@@ -9,13 +9,22 @@ const HALL: Emits<String> = Emits::new("hall").to(&["hall_{name}"]);
 
 fn occupied(ctx: &Context, room: &str) -> Result {
     note(ctx, format!("+{room}"))?;
-    ctx.state().set(&format!("in/{room}"), &())?;
+    ctx.state().set(&key(ctx, room)?, &())?;
     ctx.emit(Target::room(room), &HALL, &format!("+{room}"))
 }
 
 fn vacated(ctx: &Context, room: &str) -> Result {
     note(ctx, format!("-{room}"))?;
-    ctx.state().delete(&format!("in/{room}"))
+    ctx.state().delete(&key(ctx, room)?)
+}
+
+/// The key of an occupied room. What was believed before the last `forget` has another epoch.
+fn key(ctx: &Context, room: &str) -> Result<String> {
+    Ok(format!("{}{}|{room}", prefix(ctx)?, ctx.namespace().unwrap_or_default()))
+}
+
+fn prefix(ctx: &Context) -> Result<String> {
+    Ok(format!("in/{:08}/", ctx.state().get::<u64>("epoch")?.unwrap_or_default()))
 }
 
 /// Adds a line to what was reported. Ids are never taken twice, so lines don't conflict.
@@ -31,16 +40,15 @@ fn told(ctx: &Context, _: ()) -> Result<Vec<String>> {
 
 /// The rooms that it believes to be occupied.
 fn believed(ctx: &Context, _: ()) -> Result<Vec<String>> {
-    let rooms = ctx.state().scan_bytes(Scan::prefix("in/").limit(1_000))?;
-    Ok(rooms.into_iter().map(|(key, _)| key["in/".len()..].to_owned()).collect())
+    let rooms = ctx.state().scan_bytes(Scan::prefix(&prefix(ctx)?).limit(1_000))?;
+    let name = |key: &str| key.rsplit_once('|').map(|(_, room)| room.to_owned());
+    Ok(rooms.iter().filter_map(|(key, _)| name(key)).collect())
 }
 
 fn forget(ctx: &Context) -> Result {
     note(ctx, "=".to_owned())?;
-    for (key, _) in ctx.state().scan_bytes(Scan::prefix("in/").limit(200))? {
-        ctx.state().delete(&key)?;
-    }
-    Ok(())
+    let epoch = ctx.state().get::<u64>("epoch")?.unwrap_or_default();
+    ctx.state().set("epoch", &(epoch + 1))
 }
 
 fn plugin() -> Plugin {

@@ -9,8 +9,8 @@
 //!   for `$resync`, one `$resync` replaces them. It is delivered alone, and covers everything that
 //!   happens until its delivery begins.
 //! - The changes of rooms wait in a [`Follower`], and not among these events. Those of one room are
-//!   delivered one at a time. They have no order relative to events of connections. `$resync`
-//!   starts them over: the rooms that are occupied then follow.
+//!   delivered one at a time. They have no order relative to events of connections. A `$resync`
+//!   that succeeds starts them over: the rooms that are occupied then follow.
 //! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
 //!   meanwhile.
 //! - While the plugin does not serve, the backlog is parked. Events are dropped only above the
@@ -251,7 +251,6 @@ impl Backlog {
                     return self.waiting.pop_front();
                 }
                 self.needs_resync = false;
-                self.rooms.start_over();
                 return Some(self.own_event(HostEventKind::Resync));
             }
             if self.waiting.is_empty() || std::mem::take(&mut self.room_is_next) {
@@ -294,6 +293,8 @@ impl Backlog {
     pub(super) fn done(&mut self, delivered: &Pending) {
         if matches!(delivered.event.kind, HostEventKind::Resync) {
             self.failed_resyncs = 0;
+            // Not when it begins: a plugin that fails to handle it keeps what it was told.
+            self.rooms.start_over();
         }
         match delivered.event.room() {
             Some(change) => {

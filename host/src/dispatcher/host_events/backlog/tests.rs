@@ -226,6 +226,22 @@ fn a_resync_that_fails_is_tried_again_after_growing_waits_until_it_succeeds() {
     assert_eq!(backlog.resync_failed(), Some(RESYNC_RETRY.0));
 }
 
+#[test]
+fn occupied_rooms_are_told_again_only_after_a_resync_that_succeeds() {
+    let mut backlog = backlog();
+    backlog.rooms().follow_all(&["r"]);
+    let told = backlog.next(MOST).unwrap();
+    assert!(told.event.room().is_some_and(|change| change.is_occupied));
+    backlog.done(&told);
+    backlog.resync();
+    assert!(is_resync(backlog.next(MOST).as_ref()));
+    assert!(backlog.resync_failed().is_some() && backlog.next(MOST).is_none(), "it knows `r`");
+    backlog.retry_resync();
+    let resync = backlog.next(MOST).unwrap();
+    backlog.done(&resync);
+    assert!(backlog.next(MOST).is_some_and(|again| again.event.room().is_some()));
+}
+
 proptest! {
     /// In the end, a plugin always knows which connections are open: it was told in order, or
     /// it was told to read them again.
