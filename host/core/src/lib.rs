@@ -22,6 +22,7 @@
 //! | [`key`] | keys as text whose order is that of the values |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`timer`] | the names and the deadlines of timers |
+//! | [`load`] | the replies to `$load`, and when it is sent again |
 //! | [`outbound`] | HTTP requests of handlers, and their responses |
 //! | [`delivery`] | HTTP requests after the commit of a handler, and when they are sent again |
 //! | [`declarations`] | what a plugin may declare in `register` |
@@ -52,6 +53,7 @@ pub mod identity;
 pub mod json;
 pub mod key;
 pub mod limits;
+pub mod load;
 pub mod name;
 pub mod outbound;
 pub mod rejection;
