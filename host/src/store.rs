@@ -1,6 +1,6 @@
-//! The durable state of one plugin: keys, values, sequences, timers and deliveries in one SQLite
-//! file. Reads use snapshots. A commit detects whether the data that the handler read has changed.
-//! Only this module uses SQLite.
+//! The durable state of one plugin: keys, values, sequences, timers, deliveries and the progress of
+//! `$load` in one SQLite file. Reads use snapshots. A commit detects whether the data that the
+//! handler read has changed. Only this module uses SQLite.
 //!
 //! It does not know what the values mean or which handler reads or writes them. It does not retry:
 //! it returns a conflict to the caller. All calls except the `async` ones block, usually for
@@ -26,6 +26,7 @@ mod group_commit;
 mod health;
 mod ids;
 mod limits;
+mod load_rows;
 mod manifest;
 mod opening;
 mod reserve;
@@ -59,6 +60,7 @@ use health::StoreHealth;
 pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
+pub(crate) use load_rows::{LoadMark, LoadRow};
 use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside, set_up};
@@ -104,6 +106,7 @@ pub struct Store {
     group: GroupCommit,
     timers: Figures,
     deliveries: Figures,
+    has_load_table: AtomicBool,
     page_bytes: u64,
     /// Whether the file has pages that only the host's own changes of rows may use.
     uses_reserve: AtomicBool,
@@ -134,6 +137,7 @@ impl Store {
         let Meta { bytes, commits } = meta(&writer)?;
         let timers = Figures::read(&writer, Rows::Timers)?;
         let deliveries = Figures::read(&writer, Rows::Deliveries)?;
+        let has_load_table = AtomicBool::new(load_rows::has_table(&writer)?);
         let health = StoreHealth::default();
         if let Some(reason) = unrecorded {
             health.failed(FailureKind::Record, reason);
@@ -155,6 +159,7 @@ impl Store {
             group: GroupCommit::default(),
             timers,
             deliveries,
+            has_load_table,
             page_bytes,
             uses_reserve: AtomicBool::new(uses_reserve),
         })

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use sockhop_core::timer;
 
 use super::delivery_rows::NewDelivery;
+use super::load_rows::LoadMark;
 use crate::event::FiredTimer;
 
 /// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
@@ -29,6 +30,9 @@ pub struct Changes {
     pub(super) fired: Option<Box<FiredTimer>>,
     /// The requests that are to be sent after the commit, in their order.
     pub(super) deliveries: Vec<NewDelivery>,
+    /// How far the version is, if its handler of `$load` has run. Boxed, because most changes have
+    /// none.
+    pub(super) load: Option<Box<LoadMark>>,
 }
 
 /// The name and the key of a timer.
@@ -49,10 +53,13 @@ const KEYS_PER_TIMER: usize = 2;
 /// The same for a delivery.
 const KEYS_PER_DELIVERY: usize = 2;
 
+/// The same for the record of `$load`.
+const KEYS_PER_LOAD: usize = 2;
+
 impl Changes {
     /// Whether something is to be stored. Reads alone are not.
     pub(crate) fn has_writes(&self) -> bool {
-        !self.writes.is_empty() || self.has_timers() || self.has_deliveries()
+        !self.writes.is_empty() || self.has_timers() || self.has_deliveries() || self.load.is_some()
     }
 
     /// Whether timers are to be changed.
@@ -75,10 +82,18 @@ impl Changes {
         self.fired = Some(fired);
     }
 
+    /// Records how far the version is with `$load`, together with the other changes.
+    pub(crate) fn mark_load(&mut self, mark: LoadMark) {
+        self.load = Some(Box::new(mark));
+    }
+
     /// Number of keys that are to be written. A timer or a delivery counts as several.
     pub(super) fn keys(&self) -> usize {
         let timers = self.timers.len() + usize::from(self.fired.is_some());
-        self.writes.len() + KEYS_PER_TIMER * timers + KEYS_PER_DELIVERY * self.deliveries.len()
+        self.writes.len()
+            + KEYS_PER_TIMER * timers
+            + KEYS_PER_DELIVERY * self.deliveries.len()
+            + KEYS_PER_LOAD * usize::from(self.load.is_some())
     }
 
     /// Bytes of the keys and values that are to be written, timers and deliveries included.

@@ -9,7 +9,7 @@ use super::changes::{Changes, is_unchanged};
 use super::connection::{entry_bytes, integer, natural, stored_bytes};
 use super::rows::Rows;
 use super::totals::Totals;
-use super::{CommitError, FailureKind, Store, delivery_rows, limits, timer_rows};
+use super::{CommitError, FailureKind, Store, delivery_rows, limits, load_rows, timer_rows};
 
 /// Maximum number of keys, and of the bytes of keys and values, in a commit that takes only
 /// microseconds. Each key takes some pages of the log.
@@ -149,9 +149,12 @@ impl Store {
         let (mut now, mut has_written) = (self.totals(&transaction)?, false);
         let delivers = group.iter().any(|changes| changes.has_deliveries());
         let sets_timers = group.iter().any(|changes| changes.sets_timers());
-        if delivers {
+        // It creates the other tables too.
+        let adds_loads = group.iter().any(|changes| changes.load.is_some())
+            && self.add_load_table(&transaction)?;
+        if delivers && !adds_loads {
             self.add_tables(&transaction, Rows::Deliveries)?;
-        } else if sets_timers {
+        } else if sets_timers && !adds_loads {
             self.add_tables(&transaction, Rows::Timers)?;
         }
         let has_tables = sets_timers || delivers || self.has_tables(Rows::Timers);
@@ -169,7 +172,9 @@ impl Store {
                 .execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.record_totals(now);
-            if delivers {
+            if adds_loads {
+                self.load_table_added();
+            } else if delivers {
                 self.rows_changed(Rows::Deliveries);
             } else if has_timers {
                 self.rows_changed(Rows::Timers);
@@ -234,6 +239,9 @@ impl Store {
             timer_rows::write(transaction, changes, &replaced)?;
         }
         delivery_rows::write(transaction, &changes.deliveries)?;
+        if let Some(mark) = &changes.load {
+            load_rows::write(transaction, mark)?;
+        }
         for (key, value) in &changes.writes {
             match value {
                 Some(value) => {

@@ -172,8 +172,9 @@ impl Store {
     }
 
     /// Sets entries, and lets sequences begin at these numbers at least. A handler that has read
-    /// what this changes conflicts, as with another handler. All keys and values are checked before
-    /// the first is stored. They are stored in transactions of limited size. Blocks.
+    /// what this changes conflicts, as with another handler. All versions of the plugin get `$load`
+    /// again. All keys and values are checked before the first is stored. They are stored in
+    /// transactions of limited size. Blocks.
     ///
     /// # Errors
     /// [`ImportError::NotEmpty`] and [`ImportError::Invalid`]: nothing was changed. Otherwise some
@@ -198,6 +199,7 @@ impl Store {
         ids.give_back(&mut self.lock_writer()).map_err(CommitError::from)?;
         self.import_transaction(|transaction, bytes| {
             begin(transaction, mode, bytes)?;
+            self.forget_loads(transaction)?;
             raise(transaction, sequences)
         })?;
         let mut rest = entries;

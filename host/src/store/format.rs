@@ -4,10 +4,10 @@
 pub(super) const APPLICATION_ID: u32 = 0x536F_636B;
 
 /// The newest format of the tables that this host knows. A host refuses a file with a newer format.
-pub(super) const FORMAT: u32 = DELIVERY_FORMAT;
+pub(super) const FORMAT: u32 = LOAD_FORMAT;
 
-/// The first format, in which a file is created. It stays in it until its plugin sets a timer or
-/// asks for a delivery, so that an older host can still use it.
+/// The first format, in which a file is created. It stays in it until its plugin sets a timer, asks
+/// for a delivery or handles `$load`, so that an older host can still use it.
 pub(super) const FIRST_FORMAT: u32 = 1;
 
 /// The format with [`TIMER_TABLES`]. A host that does not know it would never fire the timers.
@@ -15,6 +15,10 @@ pub(super) const TIMER_FORMAT: u32 = 2;
 
 /// The format with [`DELIVERY_TABLES`]. A host that does not know it would never send them.
 pub(super) const DELIVERY_FORMAT: u32 = 4;
+
+/// The format with [`LOAD_TABLES`]. A host that does not know it would import entries, and not send
+/// `$load` again.
+pub(super) const LOAD_FORMAT: u32 = 5;
 
 /// A format of development builds: as [`DELIVERY_FORMAT`], but its deliveries have no `first`.
 pub(super) const UNORDERED_FORMAT: u32 = 3;
@@ -62,6 +66,13 @@ pub(super) const DELIVERY_TABLES: &str = "
     CREATE INDEX deliveries_first ON deliveries (origin, next, id) WHERE first = 1;
     CREATE INDEX deliveries_waiting ON deliveries (key, id) WHERE died IS NULL;
     CREATE INDEX deliveries_dead ON deliveries (id) WHERE died IS NOT NULL;";
+
+/// How far each version of the plugin is with `$load`. `finished` is set when it has finished. Ids
+/// are the order in which the versions have begun.
+pub(super) const LOAD_TABLES: &str = "
+    CREATE TABLE loads (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, \
+                                     done INTEGER NOT NULL, total INTEGER NOT NULL, \
+                                     finished INTEGER) STRICT;";
 
 /// Brings the table of deliveries from [`UNORDERED_FORMAT`] to [`DELIVERY_FORMAT`].
 pub(super) const ORDER_DELIVERIES: &str = "

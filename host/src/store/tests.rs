@@ -3,6 +3,7 @@
 mod content;
 mod damage;
 mod deliveries;
+mod load_rows;
 mod timers;
 mod wal;
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error_chain::ErrorChain;
 
 use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
-use super::format::{DELIVERY_FORMAT, TIMER_FORMAT};
+use super::format::{DELIVERY_FORMAT, LOAD_FORMAT, TIMER_FORMAT};
 use super::manifest::{Manifest, ManifestRecord};
 use super::opening::{beside, open_known};
 use super::{StoreError, StoreFault, StoreFaultKind, files};
@@ -43,6 +43,9 @@ pub struct Verified {
     pub timers: Option<u64>,
     /// Number of deliveries. Also `None` if the plugin has never asked for one.
     pub deliveries: Option<u64>,
+    /// Number of versions of which it is known how far they are with `$load`. Also `None` if the
+    /// plugin has never handled it.
+    pub loads: Option<u64>,
     /// The loss, if there is one: the plugin does not serve until an operator accepts it.
     pub lost: Option<StoreFault>,
     /// All problems. Empty if the state is in order.
@@ -179,6 +182,9 @@ fn check(connection: &Connection, verified: &mut Verified) -> Result<(), StoreEr
     if format >= DELIVERY_FORMAT {
         verified.deliveries = Some(one("SELECT count(*) FROM deliveries")?);
         of_rows += one("SELECT coalesce(sum(bytes), 0) FROM deliveries")?;
+    }
+    if format >= LOAD_FORMAT {
+        verified.loads = Some(one("SELECT count(*) FROM loads")?);
     }
     let found = content + entries * ENTRY_BYTES + of_rows;
     if counted != found {

@@ -231,6 +231,7 @@ impl View {
             timers: self.timers,
             fired: None,
             deliveries: self.deliveries,
+            load: None,
         }
     }
 
