@@ -7,6 +7,7 @@ mod commit;
 mod emit;
 mod fire;
 mod host_events;
+mod load;
 mod requests;
 mod run;
 mod sequence;
@@ -34,6 +35,8 @@ pub use emit::PreparedEmit;
 pub(crate) use fire::Fired;
 use host_events::HostEvents;
 pub(crate) use host_events::max_timers;
+pub(crate) use load::Loaded;
+use load::is_load;
 
 /// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
@@ -307,11 +310,12 @@ impl Dispatcher {
             }
             _ => Outcome::Answered,
         };
-        // A timer that fails is called less and less, and at last not any more. So timers neither
-        // open the breaker nor keep it open: that would close the plugin to clients that it serves
-        // well. The next event is then the probe.
+        // A timer that fails is called less and less, and at last not any more, and `$load` is
+        // called less and less. So they neither open the breaker nor keep it open: that would close
+        // the plugin to clients that it serves well. The next event is then the probe.
         let has_failed = outcome == Outcome::Failed;
-        let judged = if has_failed && event.timer.is_some() { Outcome::Unknown } else { outcome };
+        let is_excepted = has_failed && (event.timer.is_some() || is_load(event));
+        let judged = if is_excepted { Outcome::Unknown } else { outcome };
         // A `$connect` that the plugin handles does not show that it serves the client well.
         let counts = inbound.is_some() || outcome == Outcome::Failed;
         let client = event.caller.client_keys().filter(|_| counts);

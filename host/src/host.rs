@@ -46,6 +46,7 @@ use crate::http::origin::{self, Origins};
 use crate::http::proxy::TrustedProxies;
 use crate::http::slots::ConnectionSlots;
 use crate::http::{self, Api, admission, body, problem, proxy, routes};
+use crate::load_events::LoadEvents;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::plugin::{Engine, this_program};
@@ -106,6 +107,7 @@ pub struct Host {
     dispatcher: Arc<Dispatcher>,
     timers: Arc<Timers>,
     deliveries: Arc<Deliveries>,
+    load_events: Arc<LoadEvents>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -199,6 +201,8 @@ impl Host {
         let dispatcher = Arc::new(dispatcher.sending_by(Arc::clone(&outbound)));
         let timers =
             Timers::new(Arc::clone(&dispatcher), Arc::clone(&registry), Arc::clone(&metrics));
+        let load_events =
+            LoadEvents::new(Arc::clone(&dispatcher), Arc::clone(&registry), Arc::clone(&metrics));
         let deliveries = Deliveries::new(
             Arc::clone(&registry),
             Arc::clone(&outbound),
@@ -339,6 +343,7 @@ impl Host {
         dispatcher.start().await;
         timers.start();
         deliveries.start();
+        load_events.start();
         // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
         loaded.store(true, Ordering::Release);
@@ -365,6 +370,7 @@ impl Host {
             dispatcher,
             timers,
             deliveries,
+            load_events,
             ready,
             tasks,
             _said: said.ok(),

@@ -38,6 +38,7 @@
 //! | `socket` | connections, mailboxes | |
 //! | `timers` | timers that are due | |
 //! | `deliveries` | requests that are sent after a commit | |
+//! | `load_events` | `$load`, until each version of a plugin has finished | |
 //! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
 //! | `settings` | a configuration that changes while the host runs | |
 //! | `http` | HTTP endpoints | `axum` |
@@ -107,6 +108,8 @@ mod socket;
 mod timers;
 
 mod deliveries;
+
+mod load_events;
 
 pub mod reload;
 

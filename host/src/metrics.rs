@@ -8,6 +8,7 @@
 mod deliveries;
 mod events;
 mod histogram;
+mod load;
 mod outbound;
 mod plugins;
 mod state;
@@ -26,11 +27,13 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use deliveries::DeliveryMetrics;
 use events::EventMetrics;
+use load::LoadMetrics;
 use outbound::OutboundMetrics;
 use plugins::{HostEventMetrics, PluginMetrics, TimerMetrics};
 use usage::UsageMetrics;
 
 pub(crate) use events::Meter;
+pub(crate) use load::LoadGauges;
 pub(crate) use plugins::Gauges;
 pub(crate) use state::StateGauges;
 pub(crate) use usage::ResourceUsage;
@@ -56,6 +59,7 @@ pub struct Metrics {
     timers: TimerMetrics,
     outbound: OutboundMetrics,
     deliveries: DeliveryMetrics,
+    load: LoadMetrics,
     directory_ok: Gauge,
     usage: UsageMetrics,
 }
@@ -110,6 +114,7 @@ impl Default for Metrics {
         let timers = TimerMetrics::new(&mut registry);
         let outbound = OutboundMetrics::new(&mut registry);
         let deliveries = DeliveryMetrics::new(&mut registry);
+        let load = LoadMetrics::new(&mut registry);
         let directory_ok = register(
             &mut registry,
             "plugin_directory_ok",
@@ -137,6 +142,7 @@ impl Default for Metrics {
             timers,
             outbound,
             deliveries,
+            load,
             directory_ok,
             usage,
         }
@@ -206,6 +212,8 @@ impl Metrics {
         self.host_events.show(plugins);
         self.timers.show(plugins);
         self.deliveries.show(plugins);
+        let loads = plugins.iter();
+        self.load.show(loads.filter_map(|plugin| Some((plugin.plugin.as_str(), plugin.load?))));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -257,6 +265,7 @@ mod tests {
         metrics.outbound_request("lab", "timeout", Some(Duration::from_millis(1)));
         metrics.outbound_request("lab", "not_allowed", None);
         metrics.delivery_attempt("lab", "failed");
+        metrics.load_event("lab", "progressed");
         metrics.log_lines_dropped(5);
         metrics.tls_handshake("failed");
         metrics.tls_expiry(Some(1_800_000_000));
@@ -271,6 +280,7 @@ mod tests {
             timers: 7,
             dead_timers: 1,
             deliveries: [6, 2],
+            load: Some(LoadGauges { is_finished: false, is_failing: true, items: [3, 4] }),
             state,
         };
         let text = metrics.render(3, 4, &[lab]).unwrap();
@@ -294,6 +304,11 @@ mod tests {
             r#"sockhop_deliveries{plugin="lab",state="waiting"} 6"#,
             r#"sockhop_deliveries{plugin="lab",state="dead"} 2"#,
             r#"sockhop_delivery_attempts_total{plugin="lab",outcome="failed"} 1"#,
+            r#"sockhop_load_finished{plugin="lab"} 0"#,
+            r#"sockhop_load_failing{plugin="lab"} 1"#,
+            r#"sockhop_load_items{plugin="lab",state="done"} 3"#,
+            r#"sockhop_load_items{plugin="lab",state="left"} 4"#,
+            r#"sockhop_load_calls_total{plugin="lab",outcome="progressed"} 1"#,
             r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
             r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,
             r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,

@@ -6,6 +6,7 @@ mod active;
 mod admission;
 mod error;
 mod lint;
+mod load;
 mod operator;
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use crate::rule::{Access, NotJoined, OwnedRooms, RoomRule, RoomRules, Subject};
 pub use active::{ActivePlugin, Inbound, PluginHealth, PluginState};
 pub use error::AdmitError;
 pub use lint::{Warning, lint};
+pub use load::{LoadPhase, LoadState, LoadStatus};
 pub use operator::{OperatorSettings, OperatorSettingsError};
 
 /// Holds the published generation.

@@ -110,7 +110,7 @@ fn no_part_uses_one_that_stands_behind_it() {
         &["contract"],
         &["registry"],
         &["dispatcher", "plugin_tasks"],
-        &["socket", "timers", "deliveries", "reload"],
+        &["socket", "timers", "deliveries", "load_events", "reload"],
         &["settings"],
         &["http"],
         &["host"],

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client::HostArgs;
 use super::output;
@@ -115,6 +115,7 @@ fn print_one(plugin: &Value) {
                 let live = if member == "timers" { "set" } else { "waiting" };
                 format!("{} {live}, {} dead", of(live), of("dead"))
             }
+            Value::Object(load) if member == "load" => describe_load(load),
             Value::Array(all) => all
                 .iter()
                 .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
@@ -123,6 +124,26 @@ fn print_one(plugin: &Value) {
             other => other.to_string(),
         };
         output::line(format_args!("{member:<13}{text}"));
+    }
+}
+
+/// How far the version is with `$load`.
+fn describe_load(load: &Map<String, Value>) -> String {
+    let text = |name: &str| load.get(name).and_then(Value::as_str).unwrap_or("-");
+    let number = |name: &str| load.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let progress = match number("total") {
+        0 => String::new(),
+        total => format!(", {} of {total} done", number("done")),
+    };
+    match text("state") {
+        "finished" => format!("finished at {}", text("finished_at")),
+        "failed" => format!(
+            "failed {} times, next attempt at {}{progress}: {}",
+            number("attempts"),
+            text("next_attempt_at"),
+            text("error")
+        ),
+        state => format!("{state}{progress}"),
     }
 }
 
@@ -148,11 +169,14 @@ fn print(rows: &[Value]) {
     };
     let cells = rows.iter().map(|row| {
         let digest = text(row, "digest");
-        let reason = row
-            .get("last_error")
-            .and_then(|error| error.get("reason"))
-            .and_then(Value::as_str)
-            .unwrap_or("-");
+        let last_error = row.pointer("/last_error/reason").and_then(Value::as_str);
+        let of_load = row.get("load").and_then(Value::as_object);
+        let of_load = of_load.filter(|load| load.contains_key("error")).map(describe_load);
+        let reason = match (last_error, of_load) {
+            (Some(reason), _) => reason.to_owned(),
+            (None, Some(failure)) => format!("$load {failure}"),
+            (None, None) => "-".to_owned(),
+        };
         vec![
             text(row, "name"),
             text(row, "version"),
@@ -165,7 +189,7 @@ fn print(rows: &[Value]) {
             text(row, "calls"),
             text(row, "failures"),
             text(row, "loaded_at"),
-            reason.to_owned(),
+            reason,
         ]
     });
     output::table(

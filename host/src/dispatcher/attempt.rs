@@ -18,6 +18,7 @@ use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
 use super::commit::{CommitEntry, commit};
+use super::load;
 use super::requests::EventRequests;
 use super::run::{Discarded, Run, Sending};
 use super::{Dispatcher, Failed, Reply, contended, state_unreadable};
@@ -262,7 +263,16 @@ impl BoundEvent<'_> {
             Err(refusal) => return Attempt::Refused(refused(refusal)),
         };
         let (effects, attachments, view) = run.finish();
-        let checked = check_reply(reply, attachments.len(), self.inbound, active, &effects);
+        let mut changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
+        let checked = if self.inbound.is_none() && load::is_load(self.event) {
+            let read = load::read(reply, attachments.len(), active, self.event);
+            read.map(|(reply, mark)| {
+                changes.mark_load(mark);
+                reply
+            })
+        } else {
+            check_reply(reply, attachments.len(), self.inbound, active, &effects)
+        };
         let reply = match checked {
             Ok(reply) => reply,
             Err(reason) => {
@@ -273,7 +283,6 @@ impl BoundEvent<'_> {
             }
         };
         let (event, generation) = (self.event.id, self.generation.number);
-        let mut changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
         if let Some(fired) = &self.event.timer {
             changes.consume(fired.clone());
         }

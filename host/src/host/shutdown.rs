@@ -71,10 +71,15 @@ impl Host {
         }
         let last = Instant::now() + LAST_STEPS;
         let left = || last.saturating_duration_since(Instant::now());
-        // Events of timers that do not finish come again at the next start, and deliveries are sent
-        // again.
+        // Events of timers that do not finish come again at the next start, as `$load` does, and
+        // deliveries are sent again.
         let events = async {
-            _ = tokio::join!(self.timers.stop(), self.deliveries.stop(), self.dispatcher.stop());
+            _ = tokio::join!(
+                self.timers.stop(),
+                self.deliveries.stop(),
+                self.load_events.stop(),
+                self.dispatcher.stop()
+            );
         };
         if !within(LAST_HOST_EVENTS, &at_once, events).await {
             tracing::warn!("some host events, or events of timers, were not handled in time");

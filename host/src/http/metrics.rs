@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
-use crate::metrics::{Gauges, ResourceUsage, StateGauges};
+use crate::metrics::{Gauges, LoadGauges, ResourceUsage, StateGauges};
+use crate::registry::{ActivePlugin, LoadPhase};
 use crate::socketio;
 use crate::store::FailureKind;
 
@@ -25,7 +26,7 @@ pub(super) async fn metrics(
 ) -> Result<Response, Problem> {
     api.keys.allow(&headers, Scope::Metrics)?;
     let generation = api.registry.snapshot();
-    let gauges = |active: &Arc<crate::registry::ActivePlugin>| {
+    let gauges = |active: &Arc<ActivePlugin>| {
         let (memory, instances) = active.code.memory_and_instances();
         let name = active.code.name();
         let host_events = api.dispatcher.waiting_host_events(name);
@@ -49,6 +50,7 @@ pub(super) async fn metrics(
             timers: timers.live,
             dead_timers: timers.dead,
             deliveries: [deliveries.live, deliveries.dead],
+            load: active.listens_for_load().then(|| load(active)),
             state,
         }
     };
@@ -94,4 +96,14 @@ pub(super) async fn metrics(
         },
     )?;
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+/// How far a plugin is with `$load`.
+fn load(active: &ActivePlugin) -> LoadGauges {
+    let state = active.load.get();
+    let is_finished = matches!(state.phase, LoadPhase::Finished(_));
+    let is_failing = matches!(state.phase, LoadPhase::Failed { .. });
+    let (done, total) = (state.progress.done, state.progress.total);
+    let items = if is_finished { [0, 0] } else { [done, total.saturating_sub(done)] };
+    LoadGauges { is_finished, is_failing, items }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Scope;
-use crate::registry::ActivePlugin;
+use crate::registry::{ActivePlugin, LoadPhase, LoadState};
 use crate::reload::slots::{LastError, OperatorError, Slot};
 use crate::reload::{Absent, OperatorCommand, PluginStatus};
 
@@ -216,7 +216,26 @@ fn status_document(status: &PluginStatus) -> Value {
         "instances": instances,
         "memory_bytes": memory,
         "draining": status.draining,
+        "load": active.filter(|active| active.listens_for_load()).map(|active| load(&active.load.get())),
     })
+}
+
+/// How far a version is with `$load`.
+fn load(state: &LoadState) -> Value {
+    let LoadState { phase, progress } = state;
+    let figures = json!({"done": progress.done, "total": progress.total});
+    let mut document = match phase {
+        LoadPhase::Finished(at) => return json!({"state": "finished", "finished_at": rfc3339(*at)}),
+        LoadPhase::Waiting => json!({"state": "waiting"}),
+        LoadPhase::Running => json!({"state": "running"}),
+        LoadPhase::Failed { error, attempts, next } => {
+            json!({"state": "failed", "error": error, "attempts": attempts, "next_attempt_at": rfc3339(*next)})
+        }
+    };
+    if let (Some(members), Value::Object(figures)) = (document.as_object_mut(), figures) {
+        members.extend(figures);
+    }
+    document
 }
 
 /// Returns the error to show if the state of a serving plugin has a failure.

@@ -1,5 +1,6 @@
 //! Metrics of each plugin: its versions, breaker, instances, memory and host events.
 
+use super::load::LoadGauges;
 use super::state::{StateGauges, StateMetrics};
 use super::{Counter, Family, Gauge, Labels, Metrics, Registry, number, register, register_bytes};
 
@@ -22,6 +23,8 @@ pub(crate) struct Gauges {
     pub(crate) dead_timers: u64,
     /// Deliveries that wait, and that are dead.
     pub(crate) deliveries: [u64; 2],
+    /// How far it is with `$load`; `None` if it does not handle it.
+    pub(crate) load: Option<LoadGauges>,
     /// Metrics of its state.
     pub(crate) state: StateGauges,
 }

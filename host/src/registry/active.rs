@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
+use crate::event::host_event;
 use crate::events::{self, Events, Outbound};
 use crate::metrics::{Meter, Metrics};
 use crate::outbound::Allowance;
@@ -22,6 +23,7 @@ use sockhop_core::arguments::Arguments;
 use sockhop_core::schedule::Schedule;
 
 use super::error::AdmitError;
+use super::load::LoadStatus;
 
 /// A plugin that serves, with the data for the checks of the host.
 pub struct ActivePlugin {
@@ -45,6 +47,8 @@ pub struct ActivePlugin {
     pub state: PluginState,
     /// Its breaker and its last failure.
     pub health: PluginHealth,
+    /// How far it is with `$load`.
+    pub load: LoadStatus,
 }
 
 impl ActivePlugin {
@@ -82,7 +86,13 @@ impl ActivePlugin {
             schedules,
             state,
             health,
+            load: LoadStatus::default(),
         }))
+    }
+
+    /// Whether it handles `$load`.
+    pub fn listens_for_load(&self) -> bool {
+        self.code.registration.listens.contains(&host_event::LOAD)
     }
 
     /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
@@ -131,6 +141,7 @@ impl ActivePlugin {
             allowance,
             state,
             health,
+            load: LoadStatus::default(),
         })
     }
 }

@@ -41,6 +41,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "http::slots::pool",
             "http::state",
             "http::users",
+            "load_events",
             "log",
             "log::panics",
             "log::rejected",
