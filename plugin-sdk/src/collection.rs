@@ -127,43 +127,95 @@
 //!
 //! So a rollback loses nothing, and the records that the newer version has stored come back with
 //! it. A migration converts all records, and the version before can read none of them any more. If
-//! a rollback is likely, let a later version begin to migrate.
+//! a rollback is likely, let a later version begin to migrate. A version can also be rolled back
+//! while it migrates: each record has its format, by which every version recognizes it.
 //!
 //! # Migrations
 //!
 //! A record that no handler stores again keeps its old format, and a new index has no entries for
 //! old records. [`Collection::migrate`] visits all records in batches, one for each call. A batch
 //! and the place of the next one are stored together, so a crash or a failure repeats at most one
-//! batch. Call it until [`Progress::is_finished`]:
+//! batch. The host calls a handler of [`Plugin::on_load`](crate::Plugin::on_load) again until
+//! [`Progress::is_finished`], once for each version of the plugin, and shows the operator how far
+//! it is (`sockhop plugins show`):
 //!
 //! ```
-//! # use serde::{Deserialize, Serialize};
-//! # use sockhop_sdk::collection::{Collection, Record};
-//! # use sockhop_sdk::{Context, Cron, Plugin, Result};
-//! # #[derive(Serialize, Deserialize)]
-//! # struct Task { id: u64 }
-//! # impl Record for Task {
+//! use serde::{Deserialize, Serialize};
+//! use serde_json::json;
+//! use sockhop_sdk::collection::{Collection, Older, Record};
+//! use sockhop_sdk::testing::TestHost;
+//! use sockhop_sdk::{Context, Plugin, Progress, Result};
+//!
+//! /// Format 2. In format 1, a task had no list of owners, but one owner.
+//! #[derive(Serialize, Deserialize)]
+//! struct Task {
+//!     id: u64,
+//!     owners: Vec<String>,
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Task1 {
+//!     id: u64,
+//!     owner: String,
+//! }
+//!
+//! impl Record for Task {
+//!     type Id = u64;
+//!     const FORMAT: u32 = 2;
+//!
+//!     fn id(&self) -> u64 {
+//!         self.id
+//!     }
+//!
+//!     fn upgrade_from(older: &Older<'_>) -> Result<Self> {
+//!         match older.format() {
+//!             1 => {
+//!                 let Task1 { id, owner } = older.read()?;
+//!                 Ok(Self { id, owners: vec![owner] })
+//!             }
+//!             _ => Err(older.unknown()),
+//!         }
+//!     }
+//! }
+//!
+//! const TASKS: Collection<Task> = Collection::new("tasks");
+//!
+//! /// One batch. It takes some milliseconds, and events of clients are handled beside it.
+//! fn load(ctx: &Context) -> Result<Progress> {
+//!     TASKS.migrate(ctx, 500)
+//! }
+//!
+//! fn owners(ctx: &Context, id: u64) -> Result<Vec<String>> {
+//!     Ok(TASKS.require(ctx, &id)?.owners)
+//! }
+//!
+//! let plugin = || Plugin::new("tasks", "2.0.0", "").on_load(load).on("owners", owners);
+//! # impl Record for Task1 {
 //! #     type Id = u64;
 //! #     const FORMAT: u32 = 1;
 //! #     fn id(&self) -> u64 { self.id }
 //! # }
-//! # const TASKS: Collection<Task> = Collection::new("tasks");
-//! fn tidy(ctx: &Context) -> Result {
-//!     let progress = TASKS.migrate(ctx, 500)?;
-//!     if !progress.is_finished() {
-//!         ctx.info(format_args!("{} of {} tasks", progress.done, progress.total));
-//!     }
-//!     TASKS.sweep(ctx, 100)?;
-//!     Ok(())
-//! }
-//!
-//! let plugin = Plugin::new("tasks", "2.0.0", "").every("tidy", Cron::utc("* * * * *"), tidy);
-//! # let _ = plugin;
+//! # const OLD: Collection<Task1> = Collection::new("tasks");
+//! # let version_1 = Plugin::new("tasks", "1.0.0", "").on("add", |ctx: &Context, ids: [u64; 2]| {
+//! #     (ids[0]..ids[1]).try_for_each(|id| OLD.put(ctx, &Task1 { id, owner: id.to_string() }))
+//! # });
+//! # let mut host = TestHost::new(version_1);
+//! # for first in [0, 50, 100, 150] {
+//! #     assert!(host.handle("add", json!([first, first + 50])).reply.is_ok());
+//! # }
+//! // In a test, after version 1 has stored 200 tasks:
+//! host.deploy(plugin());
+//! let calls = host.load();
+//! assert_eq!(calls[0].reply, Ok(json!({"done": 191, "total": 200})));
+//! assert_eq!(calls[1].reply, Ok(json!(null)));
+//! assert_eq!(host.handle("owners", json!(7)).reply, Ok(json!(["7"])));
 //! ```
 //!
-//! A migration that has finished costs a few reads. While it runs, handlers read and write all
-//! records. Only an index that does not have all of them yet refuses queries (`unavailable`), and
-//! never leaves one out.
+//! The new version serves while it migrates, and a migration that has finished costs a few reads. A
+//! rollback to a version that has finished does not call its handler again: records of a later
+//! format would be left in any case, and those of an earlier one can be read. While a migration
+//! runs, handlers read and write all records. Only an index that does not have all of them yet
+//! refuses queries (`unavailable`), and never leaves one out.
 //!
 //! Two versions can serve at the same time for a moment. If the older one then stores a record
 //! without an entry for a new index, it marks this record. The newer version adds the entry when
@@ -215,6 +267,8 @@ use std::ops::RangeBounds;
 use std::time::Duration;
 
 use crate::context::Context;
+#[doc(no_inline)]
+pub use crate::progress::Progress;
 use crate::refusal::{Refusal, Result};
 use crate::time::milliseconds;
 
@@ -227,7 +281,6 @@ use self::store::Store;
 use self::sweep::unswept;
 
 pub use self::index::Index;
-pub use self::migrate::Progress;
 pub use self::record::{Older, Record};
 pub use self::select::{Page, Select};
 pub use self::sweep::Sweep;

@@ -43,7 +43,7 @@ pub struct Context {
 impl Context {
     /// Returns the public id of the caller's connection. It is stable while the connection lives,
     /// and safe to show to other clients. `None` if no connection caused the event (`$start`,
-    /// `$resync`, `$room_occupied`, `$room_vacated`, a timer, an HTTP request).
+    /// `$load`, `$resync`, `$room_occupied`, `$room_vacated`, a timer, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()
@@ -56,7 +56,7 @@ impl Context {
     }
 
     /// Returns the Socket.IO namespace of the caller, such as `/`. Rooms and emits belong to this
-    /// namespace. `None` for `$start`, `$resync` and timers.
+    /// namespace. `None` for `$start`, `$load`, `$resync` and timers.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         Some(self.event.caller.as_ref()?.namespace.as_str())

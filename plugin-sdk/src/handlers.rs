@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::args::{Incoming, Outgoing};
 use crate::context::Context;
 use crate::json::encode;
+use crate::progress::Progress;
 use crate::refusal::{Refusal, Result};
 
 /// A function that handles an event: `fn(&Context, T) -> Result<R>`.
@@ -67,6 +68,26 @@ pub(crate) fn erase_without_data(
     handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
 ) -> ErasedHandler {
     Box::new(move |ctx, _| handler(ctx).map(|()| None))
+}
+
+/// Wraps a handler of `$load`. The host calls it again if it has not finished.
+pub(crate) fn erase_of_load<P: Into<Progress>>(
+    handler: impl Fn(&Context) -> Result<P> + Send + Sync + 'static,
+) -> ErasedHandler {
+    Box::new(move |ctx, _| {
+        let progress = handler(ctx)?.into();
+        if !progress.is_finished() {
+            return encode(&progress).map(Some);
+        }
+        if progress.newer > 0 {
+            ctx.warn(format_args!(
+                "{} records stay in a newer format, which this version can't read: a later version \
+                 has stored them",
+                progress.newer
+            ));
+        }
+        Ok(None)
+    })
 }
 
 /// The data of an event about a room.

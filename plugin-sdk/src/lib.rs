@@ -132,7 +132,8 @@
 //! A [`collection`] keeps typed records in the state: with ids, indexes, pages, counts and a time
 //! to live. Each record has the number of its format. A version that changes the format upgrades
 //! older records, and an older version refuses newer ones after a rollback, so none is lost or
-//! misread.
+//! misread. [`Plugin::on_load`] lets a new version convert all of them, batch by batch, while it
+//! serves.
 //!
 //! ```
 //! # use serde::{Deserialize, Serialize};
@@ -282,6 +283,7 @@ mod connection;
 mod event;
 pub mod http;
 mod level;
+mod progress;
 mod refusal;
 mod route;
 mod time;
@@ -329,6 +331,7 @@ pub use json::{Output, Payload};
 pub use level::Level;
 pub use plugin::Plugin;
 pub use presence::Presence;
+pub use progress::Progress;
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use route::Route;
 pub use settings::Settings;

@@ -1,6 +1,8 @@
 //! The description of a plugin: a list of declarations, from which both `register` and `handle` are
 //! answered.
 
+mod load;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::OnceLock;

@@ -6,10 +6,7 @@
 //! part, and those of an earlier migration.
 
 use std::collections::BTreeSet;
-use std::iter::Sum;
-use std::ops::Add;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::handle::Handle;
@@ -18,68 +15,11 @@ use super::properties::Properties;
 use super::record::Record;
 use super::walk::Walk;
 use crate::json::encode;
+use crate::progress::Progress;
 use crate::refusal::{Refusal, Result};
 
 /// A batch ends after it has read this many bytes of records.
 const BATCH_READS: usize = 4 * 1024 * 1024;
-
-/// How far a migration is. It can be the reply of a handler:
-/// `{"done": 300, "total": 1000}`.
-///
-/// The progress of several collections is their sum:
-///
-/// ```
-/// # use sockhop_sdk::{Context, Result};
-/// # use sockhop_sdk::collection::{Collection, Progress, Record};
-/// # fn migrate<R: Record, S: Record>(
-/// #     ctx: &Context, notes: &Collection<R>, users: &Collection<S>,
-/// # ) -> Result<Progress> {
-/// Ok(notes.migrate(ctx, 500)? + users.migrate(ctx, 500)?)
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Progress {
-    /// The number of records that the migration has visited.
-    pub done: u64,
-    /// The number of records that it visits. It is greater than `done` until the migration has
-    /// finished, and can change meanwhile.
-    pub total: u64,
-    /// The number of visited records that a later version of the plugin has stored in a newer
-    /// format. They stay as they are. Absent if there are none.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub newer: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-impl Progress {
-    /// Whether all records are as this version stores them.
-    #[must_use]
-    pub const fn is_finished(&self) -> bool {
-        self.done >= self.total
-    }
-}
-
-impl Add for Progress {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            done: self.done.saturating_add(other.done),
-            total: self.total.saturating_add(other.total),
-            newer: self.newer.saturating_add(other.newer),
-        }
-    }
-}
-
-impl Sum for Progress {
-    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), Add::add)
-    }
-}
 
 /// A migration that has begun, as it is stored between two batches.
 #[derive(Debug, Serialize, Deserialize)]

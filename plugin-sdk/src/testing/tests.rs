@@ -1,5 +1,6 @@
 //! Tests of the SDK through its own test host: the behaviour on which plugin authors rely.
 
+mod load;
 mod messages;
 mod timers;
 
