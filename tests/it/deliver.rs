@@ -12,8 +12,8 @@ use ring::hmac;
 use serde_json::{Value, json};
 use sockhop::config::{Config, Limits, ListedOrigin, WebhookSecret};
 use sockhop_tests::{
-    HostProcess, Service, TestClient, TestHost, ask, binary, directory_of, drop_in, eventually,
-    guest, moment,
+    HostProcess, Service, TestClient, TestHost, another, ask, binary, directory_of, drop_in,
+    eventually, guest, moment,
 };
 
 const SECOND: i64 = 1_000;
@@ -785,14 +785,6 @@ impl Setting {
     fn each(&self) -> (&str, &str) {
         ("SOCKHOP_PLUGINS__COURIER__OUTBOUND", &self.0)
     }
-}
-
-/// Returns the same component with another digest: with a custom section, which nobody reads.
-fn another(mut component: Vec<u8>, number: u32) -> Vec<u8> {
-    // The id of the section, its length, and its name with its length.
-    component.extend([0, 6, 1, b'n']);
-    component.extend(number.to_le_bytes());
-    component
 }
 
 /// How often a host is killed: `SOCKHOP_TEST_KILLS`, or a few times.

@@ -32,6 +32,7 @@ mod identity;
 mod leaving;
 mod limits;
 mod links;
+mod load_events;
 mod logging;
 mod members;
 mod messages;

@@ -29,7 +29,7 @@ mod tokens;
 pub use api::{Answer, ask, row_of, send};
 pub use client::{Arguments, Stream, TestClient, answered};
 pub use dispatch::TestDispatcher;
-pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
+pub use files::{another, binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};
 pub use host::TestHost;
 pub use polling::PollingSession;
