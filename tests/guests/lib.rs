@@ -1,2 +1,4 @@
 //! Plugins that only tests load, each as a separate component in `examples/`: unusual ones and
 //! malicious ones.
+
+pub mod ledger;

@@ -36,6 +36,7 @@ mod load_events;
 mod logging;
 mod members;
 mod messages;
+mod migrations;
 mod numbers;
 mod occupancy;
 mod operators;
