@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sockhop_tests::{
-    HostProcess, PATIENCE, TestClient, ask, binary, bundled_plugin, guest, row_of,
+    HostProcess, PATIENCE, TestClient, another, ask, binary, bundled_plugin, drop_in, guest, row_of,
 };
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ struct Configured {
     dir: TempDir,
     /// A key of the configuration.
     key: String,
-    _plugins: TempDir,
+    plugins: TempDir,
 }
 
 const KEY: &str = "operator-key-0123";
@@ -40,7 +40,7 @@ impl Configured {
         let host = HostProcess::with(plugins.path(), &dir.path().join("data"), |command| {
             command.arg("--config").arg(&file).env_remove("SOCKHOP_LOG__FILTER").stderr(log);
         });
-        Self { host, dir, key: KEY.to_owned(), _plugins: plugins }
+        Self { host, dir, key: KEY.to_owned(), plugins }
     }
 
     fn file(&self) -> PathBuf {
@@ -153,6 +153,41 @@ async fn a_plugin_runs_under_its_new_settings_and_keeps_its_state() {
     host.reload(KEY, "[plugins.lab]\nevent_wall_ms = 200\n");
     assert_eq!(host.row("connection")["calls"], calls);
     assert!(calls.as_u64() > Some(0), "{calls}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_serves_while_its_settings_change_and_another_version_loads() {
+    let mut host = Configured::start("");
+    let client = TestClient::connect(&host.host.url).await;
+    let digest = |host: &Configured| host.row("lab")["digest"].as_str().map(ToOwned::to_owned);
+    let oldest = digest(&host).expect("a digest");
+    let component = std::fs::read(guest("lab")).expect("a guest");
+    for number in 0..2 {
+        let before = digest(&host);
+        drop_in(host.plugins.path(), "lab.wasm", &another(component.clone(), number));
+        let until = Instant::now() + PATIENCE;
+        while digest(&host) == before {
+            assert!(Instant::now() < until, "{}", host.row("lab"));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    // It must be compiled again, which takes much longer than a reload.
+    for entry in std::fs::read_dir(host.dir.path().join("data/cache")).expect("a directory") {
+        let _ = std::fs::remove_file(entry.expect("an entry").path());
+    }
+    let (url, to) = (host.host.url.clone(), json!({"to": oldest}));
+    let rollback =
+        std::thread::spawn(move || ask(&url, "/api/plugins/lab/rollback", Some(to), Some(KEY)));
+    let mut reloads = 0;
+    while !rollback.is_finished() {
+        let settings = format!("[plugins.lab]\nevent_wall_ms = {}\n", 5_000 + reloads);
+        assert_eq!(host.reload(KEY, &settings).0, 200);
+        assert_eq!(client.ask("echo", json!(1)).await, json!(1), "after {reloads} reloads");
+        reloads += 1;
+    }
+    let (status, answer) = rollback.join().expect("an answer");
+    assert_eq!((status, digest(&host)), (200, Some(oldest)), "{answer}");
+    assert!(reloads > 2, "the settings have changed before it was loaded");
 }
 
 #[tokio::test(flavor = "multi_thread")]

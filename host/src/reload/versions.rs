@@ -25,14 +25,15 @@ enum VersionState {
     /// It is loaded, and serves or can be published at once.
     Ready(Arc<ActivePlugin>),
     /// It serves as it was declared under earlier settings. It is loaded once more, and `next` is
-    /// the result, which replaces it as soon as that conflicts with no other plugin.
+    /// the result. `next` replaces it as soon as `next` conflicts with no other plugin.
     Outdated { serving: Arc<ActivePlugin>, next: Option<Arc<ActivePlugin>> },
     /// It is loaded, without instances, and is the version before the one that serves: a rollback
     /// to it needs neither disk nor compiler.
     Standby(Arc<ActivePlugin>),
     /// Its kept content can't be loaded now. It may be tried again after the next scan.
     Unavailable(LoadFailure),
-    /// Its content is invalid under the limits of this plugin, and is not tried again under them.
+    /// Its content is invalid under the limits of this plugin. It is not tried again under them
+    /// before the settings change or an operator asks for it.
     Invalid { plugin: String, failure: LoadFailure, number: u64 },
 }
 
@@ -44,7 +45,8 @@ pub(super) type Known = HashMap<Digest, Result<String, LoadFailure>>;
 pub(super) struct Selection {
     /// The versions that can serve now, the best first.
     pub(super) candidates: Vec<Digest>,
-    /// Better versions, which have to be loaded first.
+    /// The versions that have to be loaded, the best first. Without those that are worse than a
+    /// serving version which is the first candidate.
     pub(super) missing: Vec<Digest>,
 }
 
@@ -59,7 +61,9 @@ enum Availability {
 }
 
 impl Versions {
-    /// Records a version that was loaded. A version that is ready stays: it may be serving.
+    /// Records a version that was loaded under the settings in force. A version that is ready
+    /// stays: it may be serving, and it runs under the same settings
+    /// ([`Versions::change_settings`]).
     pub(super) fn loaded(&mut self, active: Arc<ActivePlugin>) {
         match self.by_digest.get_mut(&active.code.digest) {
             Some(VersionState::Ready(_)) => {}
@@ -78,6 +82,7 @@ impl Versions {
         self.invalid += 1;
         self.failed(digest, VersionState::Invalid { plugin, failure, number: self.invalid });
         let invalid = self.by_digest.iter().filter_map(|(digest, state)| match state {
+            // The number comes first, so that the smallest pair is the oldest.
             VersionState::Invalid { number, .. } => Some((number, digest)),
             _ => None,
         });
@@ -117,12 +122,17 @@ impl Versions {
         });
     }
 
-    /// Lets each loaded version run `under` other settings. A version that `is_outdated` keeps
+    /// Replaces each loaded version by what `under_settings` returns: the same version if its
+    /// settings have not changed, and otherwise a copy without instances. The copy serves from the
+    /// next publication on.
+    ///
+    /// A version that `is_outdated` was declared under other values of its settings. It keeps
     /// serving as it was declared if it serves in `before`, and is dropped otherwise. Returns those
-    /// that keep serving, to be loaded once more: the name of the plugin, and the digest.
+    /// that keep serving, to be loaded once more: the name of the plugin, and the digest. An
+    /// earlier successor is dropped in both cases.
     pub(super) fn change_settings(
         &mut self,
-        under: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>,
+        under_settings: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>,
         is_outdated: impl Fn(&ActivePlugin) -> bool,
         before: &Generation,
     ) -> Vec<(String, Digest)> {
@@ -136,15 +146,16 @@ impl Versions {
             };
             if !is_outdated(&active) {
                 *state = match state {
-                    VersionState::Standby(_) => VersionState::Standby(under(&active)),
-                    _ => VersionState::Ready(under(&active)),
+                    VersionState::Standby(_) => VersionState::Standby(under_settings(&active)),
+                    // Also one that was outdated, if its settings have changed back.
+                    _ => VersionState::Ready(under_settings(&active)),
                 };
                 return true;
             }
             let serves = before.serves(&active);
             if serves {
                 outdated.push((active.code.name().to_owned(), digest.clone()));
-                *state = VersionState::Outdated { serving: under(&active), next: None };
+                *state = VersionState::Outdated { serving: under_settings(&active), next: None };
             }
             serves
         });
@@ -197,12 +208,14 @@ impl Versions {
         known.collect()
     }
 
-    /// Selects from the `wanted` versions of `plugin`, which are the best first, while the versions
-    /// of `before` serve.
+    /// Selects from the `wanted` versions of `plugin`, which are the best first. `before` is the
+    /// generation that serves now.
     pub(super) fn select(&self, plugin: &str, wanted: &[Digest], before: &Generation) -> Selection {
+        let serving = before.plugin(plugin).map(|active| active.code.digest.as_str());
         select(wanted, |digest| match self.by_digest.get(digest) {
-            Some(VersionState::Ready(active) | VersionState::Outdated { serving: active, .. })
-                if before.serves(active) =>
+            // Also a copy under new settings, which is not published yet.
+            Some(VersionState::Ready(_) | VersionState::Outdated { .. })
+                if serving == Some(digest.as_str()) =>
             {
                 Availability::Serving
             }
@@ -228,8 +241,9 @@ impl Versions {
             Some(VersionState::Outdated { next: Some(next), .. }) if Arc::ptr_eq(next, active))
     }
 
-    /// Makes a loaded version ready and returns it, after its successor if it is outdated and
-    /// `with_successor` is true. Returns none if it is not loaded.
+    /// Makes a loaded version ready. Returns what can serve, the best first: the successor, if the
+    /// version is outdated and has one, and `with_successor` is true; then the version itself.
+    /// Returns none if it is not loaded.
     pub(super) fn activate(
         &mut self,
         digest: &Digest,
@@ -242,6 +256,7 @@ impl Versions {
                 let next = next.iter().filter(|_| with_successor);
                 return next.chain([&*serving]).map(Arc::clone).collect();
             }
+            // As after a load: with a new breaker, and loaded now.
             VersionState::Standby(standby) => standby.fresh(),
             VersionState::Unavailable(_) | VersionState::Invalid { .. } => return Vec::new(),
         };
@@ -254,13 +269,15 @@ impl Versions {
     pub(super) fn keep_copy_as_standby(&mut self, old: &Arc<ActivePlugin>) {
         let digest = &old.code.digest;
         let state = match self.by_digest.remove(digest) {
+            // Its copy under other settings serves in its place.
             Some(VersionState::Ready(active)) if !Arc::ptr_eq(&active, old) => {
                 VersionState::Ready(active)
             }
-            // It serves under other settings than `old`.
+            // The same for a copy that is outdated.
             Some(VersionState::Outdated { serving, next }) if !Arc::ptr_eq(&serving, old) => {
                 VersionState::Outdated { serving, next }
             }
+            // Its successor serves in its place, or can.
             Some(VersionState::Outdated { next: Some(next), .. }) => VersionState::Ready(next),
             // It has to register again before it serves again.
             Some(VersionState::Outdated { next: None, .. }) => return,
@@ -279,6 +296,7 @@ impl Versions {
         self.by_digest.retain(|digest, state| match state {
             VersionState::Ready(active) if is_needed(digest, active) => true,
             VersionState::Ready(active) => {
+                // It has not served, so it needs no fresh copy.
                 let standby = Arc::clone(active);
                 *state = VersionState::Standby(standby);
                 is_previous(digest)
@@ -291,23 +309,26 @@ impl Versions {
 }
 
 /// Selects from versions, the best first. While a better version has to be loaded, the serving
-/// version keeps serving, and no other version replaces it. A version that is worse than the
-/// serving one is loaded only if that one can't keep serving.
+/// version keeps serving, and no other version replaces it.
+///
+/// If the serving version is the first candidate, a worse one is not loaded, and a worse one on
+/// standby is not made ready. A worse one that is ready costs nothing, so it is a candidate: it
+/// serves if the better ones conflict with other plugins.
 fn select(wanted: &[Digest], availability: impl Fn(&Digest) -> Availability) -> Selection {
     let mut selection = Selection::default();
-    let mut is_best_serving = false;
+    let mut is_first_serving = false;
     for digest in wanted {
         let is_waiting = !selection.missing.is_empty();
         match availability(digest) {
             Availability::Serving => {
-                is_best_serving |= selection.candidates.is_empty();
+                is_first_serving |= selection.candidates.is_empty();
                 selection.candidates.push(digest.clone());
             }
             Availability::Ready if !is_waiting => selection.candidates.push(digest.clone()),
-            Availability::Standby if !is_waiting && !is_best_serving => {
+            Availability::Standby if !is_waiting && !is_first_serving => {
                 selection.candidates.push(digest.clone());
             }
-            Availability::Unknown if !is_best_serving => selection.missing.push(digest.clone()),
+            Availability::Unknown if !is_first_serving => selection.missing.push(digest.clone()),
             _ => {}
         }
     }
