@@ -33,7 +33,8 @@ pub enum Access {
     Handler,
 }
 
-/// The valid forms of an access rule, for error messages.
+/// The valid forms of an access rule, for the errors that developers of plugins read, and operators
+/// who set rules.
 const FORMS: &str = "`anyone`, `authenticated`, `role:NAME`, and for rooms `owner` and `handler`";
 
 impl FromStr for Access {
@@ -66,12 +67,13 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    /// Whether the rule allows `identity` by itself. `variable` is the text that the variable of
-    /// the room's pattern matched.
+    /// Whether the rule alone allows `identity`. [`Access::Handler`] leaves this to handlers, so it
+    /// allows nobody. `variable` is the text that the variable of the room's pattern matched.
     pub fn allows(&self, identity: &Identity, variable: Option<&str>) -> bool {
         match self {
             Self::Anyone => true,
             Self::Authenticated => identity.user.is_some(),
+            // Nobody owns a room without a variable: `None` is no user.
             Self::Owner => identity.user.is_some() && identity.user.as_deref() == variable,
             Self::Role(role) => identity.has_role(role),
             Self::Handler => false,
@@ -83,7 +85,8 @@ impl Access {
         matches!(self, Self::Owner | Self::Handler)
     }
 
-    /// Checks whether the rule allows `identity` to send an event.
+    /// Checks whether the rule allows `identity` to send an event. No event has a rule that is for
+    /// rooms only: its declaration is refused.
     ///
     /// # Errors
     /// [`Rejection::Forbidden`] if a user lacks the role, otherwise [`Rejection::Unauthorized`].
@@ -128,7 +131,10 @@ impl FromStr for RoomPattern {
             None => None,
             Some((prefix, rest)) => match rest.split_once('}') {
                 Some((name, suffix))
-                    if !name.is_empty() && !name.contains('{') && !suffix.contains(['{', '}']) =>
+                    if !prefix.contains('}')
+                        && !name.is_empty()
+                        && !name.contains('{')
+                        && !suffix.contains(['{', '}']) =>
                 {
                     Some((prefix.to_owned(), name.to_owned(), suffix.to_owned()))
                 }
@@ -180,8 +186,8 @@ impl RoomPattern {
     }
 
     /// The room of this pattern for `data`. The variable is filled with the string or number in the
-    /// property of its name. Returns `None` if there is no such property or the result is not a
-    /// valid room name.
+    /// property of its name: `7` and `"7"` give the same room. Returns `None` if there is no such
+    /// property or the result is not a valid room name.
     pub fn fill(&self, data: &Value) -> Option<String> {
         let Some((prefix, name, suffix)) = &self.template else { return Some(self.text.clone()) };
         let value = match data.get(name)? {
@@ -193,8 +199,9 @@ impl RoomPattern {
         is_room_name(&room).then_some(room)
     }
 
-    /// Whether some room could match both patterns: then the rule of one could give access to rooms
-    /// that the other protects.
+    /// Whether some room matches both patterns: then the rule of one could give access to rooms
+    /// that the other protects. For two templates, the longer prefix, any character and the longer
+    /// suffix are such a room; it is not checked whether its name would be too long.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (&self.template, &other.template) {
             (_, None) => self.matches(&other.text).is_some(),
@@ -232,7 +239,7 @@ mod tests {
 
     #[test]
     fn invalid_patterns_are_refused() {
-        for bad in ["", "a{", "a}", "{}", "{a}{b}", "a{b{c}}", "a\nb", &"x".repeat(129)] {
+        for bad in ["", "a{", "a}", "{}", "{a}{b}", "a{b{c}}", "a}b{c}", "a\nb", &"x".repeat(129)] {
             assert!(bad.parse::<RoomPattern>().is_err(), "{bad}");
         }
     }
