@@ -19,9 +19,9 @@ use crate::engineio::{Budget, write_attachments, write_message};
 /// The memory of a kept event besides its bytes: the allocator's part and its counters, in bytes.
 const EVENT_COST: usize = 128;
 
-/// The memory of an event in one more connection, in bytes: an entry, in a list that may be half
-/// empty.
-const ENTRY_COST: usize = 2 * size_of::<Entry>();
+/// The memory of an event in one more connection, in bytes: an entry in a list that is at least a
+/// quarter full.
+const ENTRY_COST: usize = 4 * size_of::<Entry>();
 
 /// How many characters an offset has. All have the same length, so that one can replace another in
 /// an encoded event.
@@ -107,6 +107,7 @@ impl Kept {
     ) -> Arc<Self> {
         let [head, bracket, name, comma, arguments] = parts;
         let mut bytes = Vec::new();
+        // The attachments follow below: the offset is found from the end of the text.
         write_message(
             &mut bytes,
             &[head, bracket, name, comma, arguments, b",\"", &offset.text(), b"\"]"],
@@ -128,6 +129,7 @@ impl Kept {
         if bytes.capacity() - bytes.len() > EVENT_COST / 4 {
             bytes.shrink_to_fit();
         }
+        // Counted beyond the bound too: the event is sent in any case. The rings then keep less.
         bounds.budget.add(bytes.len() + EVENT_COST);
         Arc::new(Self { offset, bytes: bytes.into(), offset_at, bounds: Arc::clone(bounds) })
     }
@@ -188,10 +190,11 @@ struct Entry {
 pub(crate) struct Ring {
     bounds: Arc<Bounds>,
     entries: VecDeque<Entry>,
-    /// The memory that the entries need if no other connection keeps them.
+    /// The memory that the entries would need if no other connection kept them: an event of many
+    /// connections counts in full in each. The maximum and the share of one ring are about this.
     cost: usize,
-    /// The offset of the event that was dropped last. A client that received this event as its last
-    /// one has missed no dropped event.
+    /// The offset of the event that was dropped last, because of its age or for want of space. A
+    /// client that received this event as its last one has missed no dropped event.
     dropped: Option<Offset>,
     /// The offset of the event that was sent last, or the server's last one when the ring was made.
     newest: Offset,
@@ -238,13 +241,15 @@ impl Ring {
         }
         self.cost += cost;
         self.entries.push_back(Entry { event, sent });
-        // `ENTRY_COST` assumes a list that is at least half full.
+        // `ENTRY_COST` is that of a list that is a quarter full. One that is less full becomes half
+        // full, so that it is not moved at every event.
         if self.entries.capacity() > 4 * self.entries.len() {
             self.entries.shrink_to(2 * self.entries.len());
         }
     }
 
-    /// Counts the place of an entry with this cost, if the bounds allow it.
+    /// Counts the place of an entry with this cost, if the bounds allow it: the maximum of one
+    /// ring, and its share of the budget. The budget counts the event itself already.
     fn try_count(&self, cost: usize) -> bool {
         let own = self.cost + cost;
         own <= self.bounds.max_each
@@ -262,11 +267,11 @@ impl Ring {
     }
 
     /// The events after the one with this offset, which is the last that the client has received.
-    /// `None` if some of them were dropped.
+    /// `None` if some of them were dropped: the connection then ends, and its client begins anew.
     ///
-    /// A client without an offset has received nothing. The same holds for an offset that is
-    /// unknown here while nothing was dropped: a stock client keeps the offset of an earlier
-    /// connection until it receives an event of the next one.
+    /// A client without an offset has received nothing. A stock client keeps the offset of its
+    /// earlier connection until it receives an event of this one. So an offset that is unknown here
+    /// means the same, as long as nothing was dropped.
     pub(crate) fn after(
         &self,
         offset: Option<Offset>,
