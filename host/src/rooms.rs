@@ -229,7 +229,7 @@ impl Rooms {
         self.members.follow(follower, is_followed);
     }
 
-    /// Waits until a reader that waits for no change has got one. For one task.
+    /// Waits until a reader has a change that is due later, and had none before. For one task.
     pub(crate) async fn occupancy_changed(&self) {
         self.members.occupancy_changed().await;
     }

@@ -23,8 +23,8 @@ use super::requests::EventRequests;
 use super::run::{Discarded, Run, Sending};
 use super::{Dispatcher, Failed, Reply, contended, state_unreadable};
 
-/// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
-/// run holds the lock from its begin, so that it can commit.
+/// Number of conflicts after which a run holds the plugin's commit lock from its begin, so that it
+/// can commit. Only a run that has to send a request does not hold the lock then.
 const OPTIMISTIC_RUNS: u32 = 2;
 
 /// Why an event got no instance.
@@ -36,7 +36,7 @@ struct BoundEvent<'event> {
     generation: &'event Arc<Generation>,
     active: &'event Arc<ActivePlugin>,
     event: &'event Arc<Event>,
-    /// `None` for a host event.
+    /// `None` for a host event, and for the event of a timer, which waits in the same way.
     inbound: Option<&'event Inbound>,
     /// `None` if the plugin may send no requests.
     requests: Option<Arc<EventRequests>>,
@@ -48,10 +48,11 @@ enum Attempt {
     Done { reply: Json, attachments: Vec<Bytes>, entry: CommitEntry },
     /// Data that the run has read has changed since. The handler must run again.
     Outdated,
-    /// The handler was stopped. It must run again without the commit lock, after a wait without an
-    /// instance.
+    /// The handler was stopped at a request: the run holds the commit lock, or the event has no
+    /// permit to send. It must run again without the lock, after a wait without an instance.
     MustSend,
-    /// The handler refused the event. The run is valid, so its instance can be kept.
+    /// The handler refused the event. All that it has read was of one state, so the run is valid,
+    /// and its instance can be kept.
     Refused(Failed),
     /// The run failed, and its instance must be dropped.
     RunFailed(Failed),
@@ -113,7 +114,9 @@ impl BoundEvent<'_> {
         let (mut runs, mut conflicts, mut stops, mut must_send) = (0, 0, 0, false);
         // Only a valid run leaves the loop by `break`, and its instance is kept.
         let answer = loop {
-            // A request that is not recorded is sent by a run without the lock.
+            // A run without the lock sends the request at which the last run was stopped. Its
+            // answer is recorded: if this run ends in a conflict, the next one, with the lock,
+            // gets the answer and does not stop there.
             let is_optimistic = std::mem::take(&mut must_send) || conflicts < OPTIMISTIC_RUNS;
             let lock = if is_optimistic {
                 None
@@ -143,8 +146,10 @@ impl BoundEvent<'_> {
                 }
                 Attempt::MustSend => {
                     drop((lock, guard));
-                    // The stopped run was in vain, and the handler is not the cause. A handler that
-                    // sends other requests in each run is stopped more often than it may send.
+                    // The handler is not the cause of the stop, so the event gets back the CPU time
+                    // of this run. It is stopped once for each request that it may send, and once
+                    // for the permit. Only a handler that makes other requests in each run is
+                    // stopped more often. It gets nothing back then, so its CPU time ends it.
                     if let Some(before) = before.filter(|_| stops <= active.allowance.requests) {
                         budget.give_back(&before);
                     }
@@ -157,7 +162,8 @@ impl BoundEvent<'_> {
                 Attempt::Refused(failed) => break Err(failed),
                 Attempt::RunFailed(failed) => return Err(failed),
             }
-            // The run has changed the memory of its instance: the next one gets another instance.
+            // The run has changed the memory of its instance. The guard keeps the permit, and gives
+            // the next run another instance.
             guard.discard();
         };
         guard.keep();
@@ -203,7 +209,8 @@ impl BoundEvent<'_> {
         guard.ok_or_else(|| Rejection::Busy(ALL_BUSY.to_owned()).into())
     }
 
-    /// Runs the handler once. Nothing is stored or applied yet.
+    /// Runs the handler once. Its writes are not stored yet, and its effects not applied. Only the
+    /// numbers that it has taken (`next-id`) and the requests that it has sent stay.
     async fn attempt(
         &self,
         guard: &mut InstanceGuard,
@@ -229,13 +236,17 @@ impl BoundEvent<'_> {
                     if requests.is_outdated() && failed.rejection == Rejection::PluginFailed {
                         return Attempt::Outdated;
                     }
+                    // The event has waited for other services for half of its time: then the
+                    // breaker does not count that it is late.
                     failed.is_excused = matches!(failure, Failure::WallExceeded(_))
                         && requests.have_taken_half(active.code.limits().event_wall_ms);
                 }
-                // The handler may have trapped because a call to its state failed.
+                // The handler may have trapped because a call to its state failed. The fault may
+                // be that of another event at the same time: in doubt, the state is the cause.
                 if failed.rejection == Rejection::PluginFailed
                     && active.state.store.faults() != faults
                 {
+                    // `Dispatcher::run` counts `plugin_failed` and `timed_out`, and nothing else.
                     active.code.count_failure();
                     failed.rejection = state_unreadable();
                     let trouble = active.state.store.trouble();
@@ -247,6 +258,7 @@ impl BoundEvent<'_> {
                 return Attempt::RunFailed(failed);
             }
         };
+        // The calls are always those that were passed to `handle`: a `Run`.
         let Some(mut run) = Run::from_calls(calls) else {
             return Attempt::RunFailed(Rejection::PluginFailed.into());
         };
@@ -291,9 +303,8 @@ impl BoundEvent<'_> {
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
-    /// the run has held it; otherwise the commit waits for it until `deadline`, if
-    /// there is something to store. Returns `None`
-    /// after a conflict.
+    /// the run has held it. Otherwise, if there is something to store, the commit waits for the
+    /// lock until `deadline`; `None` is no limit. Returns `None` after a conflict.
     async fn commit_and_apply(
         &self,
         entry: CommitEntry,
@@ -356,6 +367,8 @@ impl BoundEvent<'_> {
                 if is_new(room) {
                     now.may_join(room, identity, plugin).is_ok()
                 } else {
+                    // It was in this room before. With `now` as the rules before, it counts as let
+                    // in where handlers choose the members.
                     now.may_stay(room, identity, &now)
                 }
             });

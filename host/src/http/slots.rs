@@ -1,10 +1,13 @@
-//! The slots of connections: how many the host has, and which of them are reserved for operators.
+//! The slots of connections: how many a listener has, and which of them are reserved for operators.
 //!
 //! A client's TCP connection takes one slot, and its Engine.IO session takes another, from pools of
 //! the same size. A session keeps its slot until its last event is handled and `$disconnect` is
 //! dispatched. Connections that are closing therefore count against the limit.
 //!
-//! Beyond the limit there are a few reserved slots, on which only operators are answered.
+//! Beyond the limit there are a few reserved slots for connections, and none for sessions. On such
+//! a connection, only the paths of operators are served: `/healthz`, `/readyz`, `/metrics` and
+//! `/api`, whoever asks (`admission`). If it waits for its client, it may be ended for a newer one,
+//! also if it is an operator's (`reserve`).
 
 mod networks;
 mod pool;
@@ -24,7 +27,7 @@ use networks::{NetworkPermit, Networks};
 use pool::{SlotPermit, SlotPool};
 use reserve::Reserve;
 
-/// All slots of one host.
+/// All slots of one listener: that of clients, or that of operators if they have their own.
 pub(crate) struct ConnectionSlots {
     /// TCP connections of clients.
     connections: Arc<SlotPool>,
@@ -43,8 +46,8 @@ pub(crate) struct ConnectionSlots {
 
 impl ConnectionSlots {
     /// Creates `limit` slots for client connections, as many for their sessions, and `reserved`
-    /// slots for operators. One network has at most `of_network` of each of the first two, unless
-    /// it is one of `proxies`.
+    /// slots for operators. One network has at most `of_network` connections and `of_network`
+    /// sessions, unless it is one of `proxies`. Only `limit` can change later.
     pub(crate) fn new(
         limit: usize,
         of_network: Option<usize>,
@@ -56,8 +59,8 @@ impl ConnectionSlots {
         let (connections, sessions) =
             (SlotPool::new("TCP connections", limit), SlotPool::new("sessions", limit));
         let (next_id, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (of_networks, sessions_of_networks) =
-            [(); 2].map(|()| Networks::new(of_network, Arc::clone(proxies))).into();
+        let networks = || Networks::new(of_network, Arc::clone(proxies));
+        let (of_networks, sessions_of_networks) = (networks(), networks());
         Arc::new(Self {
             connections,
             sessions,
@@ -70,8 +73,9 @@ impl ConnectionSlots {
         })
     }
 
-    /// Returns a slot for a new connection from `address`, which `abort_handle` ends. Returns
-    /// `None` if no reserved slot is free either.
+    /// Returns a slot for a new connection from `address`: one for clients, or else a reserved one.
+    /// `abort_handle` ends this connection when another one takes its reserved slot; the rule is
+    /// that of [`Reserve::admit`]. Returns `None` if there is no reserved slot for it either.
     pub(super) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
@@ -97,8 +101,9 @@ impl ConnectionSlots {
         Some((self.of_networks.take(address)?, self.connections.take()?))
     }
 
-    /// Takes a slot for a new session of a client with this address, if that is known. Returns
-    /// `None` if none is free, or its network may have no more.
+    /// Takes a slot for a new session of a client with this address. (The host knows the address of
+    /// each request; a session without one would count for no network.) Returns `None` if none is
+    /// free, or its network may have no more: there are no reserved slots for sessions.
     pub(super) fn take_session(&self, address: Option<IpAddr>) -> Option<SessionSlot> {
         let of_network = match address {
             Some(address) => Some(self.sessions_of_networks.take(address)?),
@@ -127,16 +132,16 @@ impl ConnectionSlots {
         (self.connections.used(), self.sessions.used(), self.connections.limit())
     }
 
-    /// Sets the limit for client connections and for sessions. Connections and sessions beyond the
-    /// new limit continue.
+    /// Sets the limit for client connections and for sessions, because plugins need more or fewer
+    /// file descriptors. Connections and sessions beyond the new limit continue.
     pub(crate) fn set_limit(&self, limit: usize) {
         for pool in [&self.connections, &self.sessions] {
             pool.set_limit(limit);
         }
     }
 
-    /// The lock is held for a search in a short list, and only while the host, or
-    /// the network of the client, is at its limit.
+    /// The lock is held for a search in a short list, and only for a connection that needs or has a
+    /// reserved slot.
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,13 +174,15 @@ impl ConnectionSlot {
         let SlotKind::Reserved(id) = state.kind else { return true };
         let Some((network, slot)) = self.slots.take_client(state.address) else { return false };
         state.kind = SlotKind::Client { _network: network, _slot: slot };
+        // The reserve has not aborted the connection meanwhile: its request is being answered.
         self.slots.reserve().forget(id);
         true
     }
 
-    /// Counts the slot for a client whose address its proxy has told, as if the client had
-    /// connected itself. If the client's network may have no more, the slot becomes a reserved one.
-    /// Returns `false` if none is free for it.
+    /// Counts the slot for a client whose address its proxy has told. If the client's network may
+    /// have no more, the slot becomes a reserved one. A reserved slot stays one: the first request
+    /// tries to make it a client slot ([`ConnectionSlot::serves_clients`]). Returns `false` if the
+    /// reserve has none for the client; the connection must then be closed.
     pub(super) fn give_to(&self, client: IpAddr, abort_handle: &AbortHandle) -> bool {
         let mut state = self.state();
         state.address = client;
@@ -192,7 +199,8 @@ impl ConnectionSlot {
                 *id
             }
         };
-        // The slot of a client is free from now on.
+        // The slot of a client is free from now on. If the reserve refuses the id, it does not know
+        // it, and ignores it in `forget`.
         state.kind = SlotKind::Reserved(id);
         let is_admitted = self.slots.reserve().admit(id, client, abort_handle);
         if !is_admitted {

@@ -103,6 +103,8 @@ impl Pool {
     /// more, would stay. Call it about once a second.
     pub(super) fn trim(&self) {
         let mut permits = self.shared.permits();
+        // The last idle instance stays. Of the others that were not needed, half go, rounded up: so
+        // also a single one.
         let unneeded = permits.unneeded.min(permits.idle.len().saturating_sub(1));
         let dropped: Vec<_> = permits.idle.drain(..unneeded.div_ceil(2)).collect();
         permits.unneeded = permits.idle.len();
@@ -116,7 +118,8 @@ impl Pool {
         self.max_concurrent
     }
 
-    /// Number of events that hold a guard, plus idle instances.
+    /// Number of instances: the idle ones, and one for each event that holds a guard, also if its
+    /// guard has none at the moment.
     pub(super) fn instances(&self) -> usize {
         let permits = self.shared.permits();
         self.max_concurrent.saturating_sub(permits.free) + permits.idle.len()
@@ -148,6 +151,7 @@ impl Pool {
             }
         };
         let warm = match budget {
+            // Time in which the whole process stood still does not count.
             Some(budget) => self.code().engine.standstills.within(budget, freed).await?,
             None => freed.await,
         };
@@ -188,8 +192,12 @@ impl Drop for WaitingGuard<'_> {
     }
 }
 
-/// The permit to run one event in one instance. An event keeps it over its reruns. So an event that
-/// waits for its commit never waits for an instance whose event waits for the same commit.
+/// The permit to run one event in one instance. An event keeps it over its reruns. It gives it back
+/// only to wait until it may send HTTP requests, and then it gives back the commit lock too.
+///
+/// So no event waits for an instance while it has the commit lock or waits for it. Otherwise two
+/// events could wait for each other: one has an instance and waits for the lock, and the other has
+/// the lock and waits for an instance.
 pub struct InstanceGuard {
     shared: Arc<SharedPool>,
     instance: Option<Instance>,
@@ -213,6 +221,8 @@ impl InstanceGuard {
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
+        // A new instance only if none is idle: so all instances, idle ones included, are never more
+        // than the permits.
         let warm = self.instance.take().or_else(|| self.shared.permits().take_idle());
         let mut instance = match warm {
             Some(instance) => instance,
@@ -247,8 +257,9 @@ impl Drop for InstanceGuard {
     fn drop(&mut self) {
         let mut permits = self.shared.permits();
         permits.free += 1;
-        if let Some(instance) = self.kept.take()
-            && permits.is_open
+        // If the pool is closed, the instance is dropped later, without the lock.
+        if permits.is_open
+            && let Some(instance) = self.kept.take()
         {
             permits.idle.push(instance);
         }

@@ -21,8 +21,10 @@ use super::room::Room;
 #[derive(Default)]
 pub(super) struct Membership {
     namespaces: RwLock<HashMap<Arc<str>, Namespace>>,
-    next: AtomicU64,
-    /// The readers that follow which rooms are occupied. It changes while `namespaces` is locked.
+    /// The number of the next member ([`Member::number`]).
+    next_number: AtomicU64,
+    /// The readers that follow which rooms are occupied. It has locks of its own. Each change is
+    /// noted while `namespaces` is locked, so that the changes come in their order.
     occupancy: Occupancy,
 }
 
@@ -53,7 +55,7 @@ impl Membership {
 
     /// Adds a connection, which is in no room at first.
     pub(super) fn add(&self, connection: &Arc<Connection>, link: Link) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (connection, has_left) = (Arc::clone(connection), AtomicBool::new(false));
         let member = Arc::new(Member { connection, link, number, has_left });
         let connection = &member.connection;
@@ -66,6 +68,7 @@ impl Membership {
             list.insert(number, Arc::clone(&entry.member));
         }
         namespace.members.insert(connection.public_id.clone(), entry);
+        // Without its type, which `event` must not know.
         let member: Weak<dyn Any + Send + Sync> = Arc::<Member>::downgrade(&member);
         connection.set_member(member);
     }
@@ -93,7 +96,8 @@ impl Membership {
         drop(entry);
     }
 
-    /// Adds a connection to a room.
+    /// Adds a connection to a room, however many rooms it is in. The run of a handler has counted
+    /// the rooms of its caller, and the own room of a user has no limit.
     pub(super) fn join(&self, connection: &Connection, room: &str) {
         self.join_within(connection, room, usize::MAX);
     }
@@ -137,7 +141,7 @@ impl Membership {
 
     /// Lets a reader follow the rooms whose names it wants, or none.
     pub(super) fn follow(&self, follower: &Arc<Follower>, is_followed: Option<IsFollowed>) {
-        // Nobody joins or leaves meanwhile.
+        // A lock for reading is enough: nobody joins or leaves while it is held.
         let namespaces = self.read();
         let mut occupied = HashSet::new();
         for (namespace, Namespace { rooms, .. }) in namespaces.iter() {
@@ -151,7 +155,7 @@ impl Membership {
         follower.follow(is_followed, occupied);
     }
 
-    /// Waits until a reader that waits for no change has got one.
+    /// Waits until a reader has a change that is due later, and had none before.
     pub(super) async fn occupancy_changed(&self) {
         self.occupancy.changed().await;
     }
@@ -168,7 +172,9 @@ impl Membership {
         self.read().get(namespace)?.members.get(public_id).map(|entry| Arc::clone(&entry.member))
     }
 
-    /// The member that is this connection, nearly always without the lock.
+    /// The member that is this connection. Each event that a handler emits to its caller needs it,
+    /// so it is found without the lock; only a connection that has left is looked up with it. An
+    /// answer does not need it: it has its own link.
     pub(super) fn of(&self, connection: &Connection) -> Option<Arc<Member>> {
         let member = connection.member::<Member>();
         member
@@ -260,15 +266,15 @@ impl Membership {
         self.read().values().map(|namespace| namespace.members.len()).sum()
     }
 
-    /// The namespaces that have or had connections.
+    /// The namespaces that have or had connections: at most those of the configuration.
     pub(super) fn namespaces(&self) -> Vec<Arc<str>> {
         self.read().keys().cloned().collect()
     }
 }
 
 impl Namespace {
-    /// Removes a connection from a room. Removes the room if it is then empty. Returns whether it
-    /// was removed.
+    /// Removes a connection from a room. Removes the room if it is then empty. Returns whether the
+    /// room was removed.
     fn leave(&mut self, room: &str, member: &Member) -> bool {
         let is_empty = self.rooms.get_mut(room).is_some_and(|room| room.remove(member));
         if is_empty {
@@ -311,7 +317,8 @@ mod tests {
         let connection = Connection::new("sid".into(), "id".into(), "/".into(), identity, None);
         let connection = Arc::new(connection);
         assert!(members.of(&connection).is_none());
-        // A connection enters once. If it entered again, it would be found with the lock.
+        // The host adds a connection once. If it added it again, the connection would still have
+        // its first member, which has left: it would be found with the lock.
         for has_entered_before in [false, true] {
             members.add(&connection, Link::of_nobody());
             let locked = (!has_entered_before).then(|| members.write());

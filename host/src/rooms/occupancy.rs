@@ -37,7 +37,7 @@ pub(crate) type IsFollowed = Box<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Occupancy {
     followers: RwLock<Vec<Weak<Follower>>>,
-    /// Notified when a reader that waits for no change has got one.
+    /// Notified when a reader has a change that is due later, and had none before.
     changed: Notify,
 }
 
@@ -102,8 +102,8 @@ impl Occupancy {
         }
     }
 
-    /// Waits until a reader that waits for no change ([`Follower::next_due`]) has got one. For one
-    /// task.
+    /// Waits until a reader has a change that is due later ([`Follower::next_due`]), and had none
+    /// before. For one task.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }

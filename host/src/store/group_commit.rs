@@ -26,12 +26,17 @@ use super::{Changes, CommitError, Store, lock};
 ///    that it is not the first. The removal of the first writer wakes the next one, even if the
 ///    removed writer was woken and has not run yet.
 /// 4. **A writer may be dropped at any time.** It then leaves the queue. If its changes were taken,
-///    they may be stored, and nothing is delivered. A commit on a blocking thread owns the guard,
-///    so no other writer commits before it ends.
+///    they may be stored, and nothing is delivered. (So the host lets each event run to its end,
+///    also if its client has gone.) A commit on a blocking thread owns the guard, so no other
+///    writer commits before it ends.
 ///
 /// An event without writes is no writer: its effects have no order among those of writers.
 ///
-/// The queue is bounded by the number of instances: each writer is an event that occupies one.
+/// The queue is bounded by the number of instances: each writer is an event that occupies one, or
+/// the first writer, whose event was dropped while it commits.
+///
+/// Writes that are followed by no effects do not come here, and take only the connection of the
+/// writer: numbers of sequences, timers and deliveries that the host changes, and imports.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit(Mutex<WriterQueue>);
 
@@ -60,9 +65,9 @@ enum WriterStage {
     /// The writer wants the lock before it has changes. Writers behind it are not committed before
     /// it.
     Exclusive,
-    /// The changes were taken for a batch, and the result is not known yet. If the writer becomes
-    /// the first in this stage, the commit of its batch has panicked. A writer that has read its
-    /// result is in this stage too, until it leaves.
+    /// There is nothing to take: the changes were taken for a batch that has no result yet, or the
+    /// writer has read its result and has not left. A writer that becomes the first in this stage
+    /// gets no result any more: the commit of its batch has panicked.
     Taken,
     /// The result of the commit.
     Done(Result<(), CommitError>),
@@ -94,8 +99,8 @@ impl WriterQueue {
         Poll::Pending
     }
 
-    /// Takes the changes of all writers that can be committed now. Empty if the changes of the
-    /// first writer were taken already.
+    /// Takes the changes of the first writers, up to one that has none to take: an exclusive one.
+    /// Empty if the changes of the first writer were taken already.
     fn take_batch(&mut self) -> Batch {
         let take = |writer: &mut QueuedWriter| match replace(&mut writer.stage, WriterStage::Taken)
         {
@@ -215,7 +220,8 @@ impl Store {
     ///
     /// # Errors
     /// Those of [`Store::commit`]. [`CommitError::Late`] if the commit could not begin before
-    /// `deadline`: nothing is stored. [`CommitError::Unknown`] after a panic.
+    /// `deadline`: nothing is stored. [`CommitError::Unknown`] if the commit has panicked on
+    /// another thread, or in the task of the writer that has committed the batch.
     pub(crate) async fn commit_in_group(
         self: &Arc<Self>,
         changes: Changes,
@@ -249,8 +255,8 @@ impl CommitGuard {
     /// # Errors
     /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.
     pub(crate) async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
-        // On this thread if that takes only microseconds; see `commit_batch`. If `try_commit`
-        // returns `None`, nothing is stored, and the blocking pool commits.
+        // On this thread if `try_commit` decides by the size that this takes only microseconds. If
+        // it returns `None`, nothing is stored, and the blocking pool commits.
         let done = self.0.store.try_commit(&[&changes]);
         if let Some(result) = done.and_then(|results| results.into_iter().next()) {
             return result.map(|()| self);
@@ -264,7 +270,8 @@ impl CommitGuard {
     /// happens on this thread, because a thread of the blocking pool would take longer to wake.
     ///
     /// # Errors
-    /// [`CommitError::Unknown`] after a panic: the guard was dropped.
+    /// [`CommitError::Unknown`] after a panic on a thread of the blocking pool. The panic has
+    /// dropped the guard, so the next writer is the first already.
     async fn commit_batch(self, batch: Batch) -> Result<Self, CommitError> {
         if let Some(results) = self.0.store.try_commit(&changes_of(&batch)) {
             self.record_results(&batch, results);

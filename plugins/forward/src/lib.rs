@@ -39,7 +39,7 @@
 //! | `data` | the payload as the client has sent it, or `null` |
 //! | `user` | the authenticated user; absent for an anonymous client |
 //! | `claims` | the claims of the user's token; absent without a token |
-//! | `connection` | the public id of the connection. It is the same while the connection lives, and other clients may know it. |
+//! | `connection` | the public id of the connection. It stays the same while the connection lives. It is no secret: other clients may know it. |
 //! | `namespace` | the Socket.IO namespace |
 //! | `received_at` | when the host received the event, in milliseconds since 1970 |
 //!
@@ -52,7 +52,7 @@
 //!
 //! | member | value |
 //! |---|---|
-//! | `reply` | the argument of the client's ack, `null` by default. An object must not have a member `error`. |
+//! | `reply` | the argument of the client's ack, `null` by default. An object must not have a member `error`: clients recognize a rejection by it. |
 //! | `leave` | names of rooms that the caller leaves, first |
 //! | `join` | names of rooms that the caller then joins |
 //! | `emits` | events that are emitted afterwards, in this order: `{"event": …, "data": …, "to": …}` |
@@ -64,7 +64,7 @@
 //! |---|---|
 //! | `{"sender": true}` | the caller |
 //! | `{"room": "chat"}`, `{"rooms": ["chat", "hall"]}` | all in these rooms, each once |
-//! | `{"user": "7"}` | all connections of this user, which are in the room `user_7` |
+//! | `{"user": "7"}` | all in the room `user_7`. The host adds each connection of the user `7` to it, unless a plugin declares this room with a rule that does not allow it. |
 //! | `{"connection": "01JD…"}` | one connection |
 //! | `{"everyone": true}` | all connections of the namespace |
 //!
@@ -81,7 +81,8 @@
 //! | cause | code | `retry` |
 //! |---|---|---|
 //! | the backend can't be reached, or answers 503 | `unavailable` | `safe` |
-//! | other events took all instances of the plugin | `unavailable` | `safe` |
+//! | other events took all places for requests, of the plugin or of the host | `unavailable` | `safe` |
+//! | other events took all instances of the plugin | `busy` | `safe` |
 //! | the backend does not answer in time, or not wholly, or a proxy answers 502 or 504: it may have handled the event | `timed_out` | `unsafe` |
 //! | it answers 429 | `rate_limited` | `safe` |
 //! | any other status, or a wrong answer: the log says what is wrong | `refused`, reason `backend_failed` | `never` |
@@ -90,16 +91,18 @@
 //!
 //! A handler that must not run twice needs a key of the client's own in the payload. None of these
 //! counts for the breaker of the plugin: when the backend is back, the next event reaches it. Only
-//! a reply against its configured schema is a failure (`plugin_failed`).
+//! a reply that does not match its schema in `events` counts (`plugin_failed`).
 //!
 //! # Moving a handler
 //!
-//! Write a plugin that handles the event. If two plugins claim an event, the one that serves it
-//! keeps it. So load the new plugin first, and then remove the event from `events` and reload the
-//! configuration: the new plugin serves from the next event on, and no event is lost. If both use a
-//! room, both declare it by the same rule. (`handler` is for one plugin alone: use another rule
-//! while two plugins join callers to the room.) If both emit an event, their schemas must be
-//! identical.
+//! 1. Write a plugin that handles the event, and load it. It does not serve yet: this plugin serves
+//!    the event, and keeps it.
+//! 2. Remove the event from `events`, and reload the configuration. The new plugin serves from the
+//!    next event on, and no event is lost.
+//!
+//! If both plugins use a room, both declare it by the same rule. (`handler` is for one plugin
+//! alone: use another rule while two plugins join callers to the room.) If both emit an event,
+//! their schemas must be identical.
 
 mod answer;
 mod object;
@@ -166,11 +169,13 @@ struct Body<'event> {
     claims: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<&'event str>,
+    /// Never `None`: only events of clients are forwarded.
     namespace: Option<&'event str>,
     received_at: u64,
 }
 
-/// Maximum number of bytes of a request's body: what a host sends by default.
+/// Maximum number of bytes of a request's body. It is the default of the host's limit, which counts
+/// the URL and the headers too. A higher limit of the host changes nothing here.
 const BODY_BYTES: usize = 256 << 10;
 
 /// Hands an event to the backend, and applies its answer. Returns the reply.
@@ -179,6 +184,7 @@ fn forward(backend: &Backend, ctx: &Context, data: &str) -> Result<Option<String
         return Err(Refusal::invalid_payload("this event has no binary attachments"));
     }
     let id = ctx.event_id();
+    // This can't fail: the host passes only JSON.
     let data = serde_json::from_str(data).map_err(Refusal::internal)?;
     let body = Body {
         id: &id,
@@ -226,13 +232,15 @@ fn forward_host_event(backend: &Backend, ctx: &Context) -> Result {
 /// The host has refused the request, or there was no response.
 fn not_answered(ctx: &Context, refusal: &Refusal) -> Refusal {
     match refusal.code.as_str() {
+        // `busy`: the request had no place. Without an instance, this handler would not run.
         "unreachable" | "busy" => unavailable(ctx, &refusal.message),
         "limit" => {
             ctx.warn(format_args!("an event is not forwarded: {}", refusal.message));
             too_large()
         }
         "timeout" | "interrupted" => timed_out(ctx, &refusal.message),
-        // The operator's settings are wrong, or the response is.
+        // The operator's settings are wrong, as with `not_allowed`. Or the response is wrong, as
+        // with `response_too_large`.
         _ => failed(ctx, &refusal.to_string()),
     }
 }
