@@ -1,9 +1,11 @@
 //! Migrations: batch by batch, all records get the properties of this version.
 //!
 //! Each batch is one event, so it is stored as a whole or not at all, together with the place where
-//! the next one begins. A migration has two parts. The first visits each record. The second visits
-//! the exceptions: the records that versions without the properties have stored behind the first
-//! part, and those of an earlier migration.
+//! the next one begins. A migration has two parts. The first visits each record, in the order of
+//! the ids. The second visits the exceptions: the marks of records that lack a property
+//! (`properties`). Marks are left by an older version that stores a record which the first part has
+//! passed already, by the first part itself for records in a newer format, and by earlier
+//! migrations.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +20,8 @@ use crate::json::encode;
 use crate::progress::Progress;
 use crate::refusal::{Refusal, Result};
 
-/// A batch ends after it has read this many bytes of records.
+/// A batch ends after its first part has read this many bytes of records. The exceptions do not
+/// count: they are few, and only their number and their writes are bounded.
 const BATCH_READS: usize = 4 * 1024 * 1024;
 
 /// A migration that has begun, as it is stored between two batches.
@@ -76,7 +79,9 @@ impl Migration {
         Self { to, part, cursor: None, done: 0, total, newer: 0 }
     }
 
-    /// Records that an entry was visited.
+    /// Records that an entry was visited. An exception after the records does not count: its record
+    /// was counted in the first part. If only exceptions are visited, each mark counts, and again
+    /// if they are visited once more.
     fn visited(&mut self, text: String) {
         self.cursor = Some(text);
         if self.part != Part::Exceptions {
@@ -87,13 +92,15 @@ impl Migration {
     /// Lets the next batch visit all exceptions once more.
     fn begin_again(&mut self) {
         self.cursor = None;
+        // After the records, `newer` has those that the first part has counted.
         if self.part == Part::OnlyExceptions {
             self.newer = 0;
         }
     }
 
     fn progress(&self) -> Progress {
-        // Records are added and removed meanwhile, so the total is an estimate.
+        // Records are added and removed meanwhile, so the total is an estimate. It is more than
+        // `done`, because the migration has not finished.
         let total = self.total.max(self.done.saturating_add(1));
         Progress { done: self.done, total, newer: self.newer }
     }
@@ -104,10 +111,15 @@ impl Migration {
 }
 
 impl<R: Record> Handle<'_, R> {
-    /// Runs one batch, which visits up to `limit` records.
+    /// Runs one batch, which visits up to `limit` records or exceptions.
+    ///
+    /// # Errors
+    /// `misuse`, or the reason why something can't be read or written. If the handler ignores it,
+    /// what was converted is stored, and the next batch begins where this one has begun.
     pub(super) fn migrate(&self, limit: u32) -> Result<Progress> {
         let store = &self.store;
         check_batch(limit)?;
+        // `None`: no record was ever stored.
         let Some(mut properties) = store.properties()? else { return Ok(Progress::default()) };
         let wanted = store.shape.properties();
         let key = store.names.migration();
@@ -123,6 +135,8 @@ impl<R: Record> Handle<'_, R> {
                 }
                 Migration::new(wanted, Part::OnlyExceptions, 0)
             }
+            // No migration has begun, and the records have other properties. Or another version has
+            // begun one. This migration begins with the first part.
             _ => {
                 properties = properties.begin(&wanted);
                 self.set_properties(&properties)?;
@@ -136,6 +150,7 @@ impl<R: Record> Handle<'_, R> {
             self.set_properties(&properties)?;
             migration = Migration { part: Part::Exceptions, cursor: None, ..migration };
         }
+        // In the same batch, if anything is left of it.
         let is_over = migration.part != Part::Records
             && self.visit_exceptions(&properties, &mut migration, &mut batch)?;
         let stored = if is_over { None } else { Some(encode(&migration)?) };
@@ -190,15 +205,17 @@ impl<R: Record> Handle<'_, R> {
     ) -> Result<bool> {
         let store = &self.store;
         let is_first = migration.cursor.is_none();
-        if is_first {
+        // Without a mark, nothing is written: the first exception then fits whatever it takes.
+        if is_first && store.state().get_bytes(&store.names.marked())?.is_some() {
             store.write(&[(store.names.marked(), None)])?;
         }
         let mut exceptions =
             Walk::new(store.state(), store.names.exceptions()).after(migration.cursor.as_deref());
         while !batch.is_over() {
             let Some((text, _)) = exceptions.next(batch.records)? else {
-                // One event sees all exceptions at the same time. Between several, one can be
-                // marked where they have passed.
+                // In one event, all exceptions are seen at the same time. Between two events,
+                // another event may mark one in the part that was visited already. Whoever marks a
+                // record also sets `marked`.
                 let is_over = is_first || store.state().get_bytes(&store.names.marked())?.is_none();
                 if !is_over {
                     migration.begin_again();
@@ -235,6 +252,7 @@ impl<R: Record> Handle<'_, R> {
         property: &str,
         id: &str,
     ) -> Result<bool> {
+        // The record exists: `resolve` removes the mark of one that does not.
         let Some(bytes) = self.store.read(id)? else { return Ok(false) };
         let stored = self.store.open(id, &bytes)?;
         Ok(properties
@@ -245,7 +263,8 @@ impl<R: Record> Handle<'_, R> {
     }
 
     /// Returns the writes that give a record a property for which it is marked as an exception, and
-    /// remove the mark. Returns `None` if only a later version can read the record.
+    /// remove the mark: `convert` removes all marks of properties that hold. Returns `None` if only
+    /// a later version can read the record.
     pub(super) fn resolve(&self, property: &str, id: &str) -> Result<Option<Vec<Write>>> {
         let unmark = || Some(vec![(self.store.names.exception(property, id), None)]);
         let Some(bytes) = self.store.read(id)? else { return Ok(unmark()) };

@@ -50,6 +50,9 @@ const OLD_TAGS: Index<Old, u32> = Index::many("tag", |old| (0..old.tags).collect
 const NEW_TAGS: Index<New, u32> = Index::many("tag", |new| (0..new.tags).collect());
 const OLD: Collection<Old> = Collection::new("items").index(&OLD_TAGS).time_to_live(HOUR);
 const NEW: Collection<New> = Collection::new("items").index(&NEW_TAGS);
+/// The same index with other keys.
+const MOVED_TAGS: Index<New, u32> = Index::many("tag", |new| (1_000..1_000 + new.tags).collect());
+const MOVED: Collection<New> = Collection::new("items").index(&MOVED_TAGS);
 
 fn old() -> Plugin {
     let put = |ctx: &Context, (id, tags): (u32, u32)| OLD.put(ctx, &Old { id, tags });
@@ -101,4 +104,25 @@ fn a_record_has_only_so_many_keys_that_another_version_can_replace_all() {
     host.deploy(new());
     migrate(&mut host);
     assert_eq!(host.handle("of", json!(99)).reply, Ok(json!(1)));
+}
+
+#[test]
+fn a_migration_ends_also_if_a_marked_record_has_all_its_keys_replaced() {
+    let moved = || {
+        Plugin::new("items", "3.0.0", "")
+            .on("migrate", |ctx: &Context, (): ()| MOVED.migrate(ctx, 10))
+            .on("of", |ctx: &Context, tag: u32| {
+                Ok(MOVED.list(ctx, MOVED_TAGS.at(&tag))?.items.len())
+            })
+    };
+    let mut host = TestHost::new(moved());
+    host.deploy(old());
+    host.handle("put", json!([1, 1])).reply.expect("stored");
+    host.deploy(moved());
+    migrate(&mut host);
+    host.deploy(old());
+    host.handle("put", json!([2, 100])).reply.expect("stored");
+    host.deploy(moved());
+    migrate(&mut host);
+    assert_eq!(host.handle("of", json!(1_099)).reply, Ok(json!(1)));
 }
