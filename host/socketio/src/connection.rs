@@ -18,13 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::call::quote;
 use crate::engineio::{Batch, End, Session, Sid, Transport};
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::Pid;
 
-pub use ack::{AckReceiver, EmitError, NoReply, Reply};
+pub use ack::{AckReceiver, EmitError, NoReply, PendingAck, Reply};
 pub use frame::EventFrame;
 pub use handler::{
     ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler, ReturnRequest,
@@ -32,7 +31,7 @@ pub use handler::{
 pub(crate) use recovery::{Closed, Reattached};
 pub(crate) use shared::Shared;
 
-use frame::{closed, event_parts};
+use ack::Waiter;
 use recovery::{Keep, Lasting, is_lost};
 use send::Flush;
 
@@ -76,7 +75,7 @@ struct ConnectionState<H: Handler> {
     keep: Option<Box<Keep>>,
 }
 
-type Acks = BTreeMap<u64, oneshot::Sender<Reply>>;
+type Acks = BTreeMap<u64, Waiter>;
 
 impl<H: Handler> Connection<H> {
     /// # Errors
@@ -214,22 +213,7 @@ impl<H: Handler> Connection<H> {
         attachments: &[Bytes],
     ) -> Result<AckReceiver<H>, EmitError> {
         let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
-        if self.is_finished() || state.session.is_over() {
-            return Err(EmitError::Disconnected);
-        }
-        if state.acks.len() >= self.shared.max_pending_acks() {
-            return Err(EmitError::TooManyAcks);
-        }
-        let id = self.namespace.next_ack();
-        let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), Some(id));
-        if !state.session.text(&closed(event_parts(&head, &quote(name), arguments)), attachments) {
-            return Err(EmitError::Disconnected);
-        }
-        state.acks.insert(id, sender);
-        self.shared.add_pending_acks(1);
-        state.session.flush();
-        drop(state);
+        let id = self.emit_and_wait(name, arguments, attachments, || Waiter::Task(sender))?;
         Ok(AckReceiver::new(self, id, receiver))
     }
 
@@ -243,6 +227,17 @@ impl<H: Handler> Connection<H> {
             arguments,
             attachments,
         )
+    }
+
+    /// Encodes an event like [`encode`](Self::encode), for clients that may miss it: it is not kept
+    /// for a client whose transport is lost, and [`send`](Self::send) returns false then.
+    pub fn encode_volatile(
+        &self,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> EventFrame {
+        EventFrame::unkept(self.current().memory(), &self.namespace, name, arguments, attachments)
     }
 
     /// How many bytes of the session are queued for the client, of all its namespaces together.
@@ -382,17 +377,17 @@ impl<H: Handler> Connection<H> {
         state.session.end(End::Aborted);
     }
 
-    /// Passes an answer to the task that waits for it. An answer without a waiting task is dropped.
+    /// Passes an answer to what waits for it. An answer that nothing waits for is dropped.
     pub(crate) fn complete_ack(&self, id: u64, reply: impl FnOnce() -> Reply) {
-        let Some(sender) = self.forget_ack(id) else { return };
-        // The receiver may be dropped at this moment.
-        let _ = sender.send(reply());
+        if let Some(waiter) = self.forget_ack(id) {
+            waiter.complete(reply());
+        }
     }
 
-    fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
-        let sender = self.state().acks.remove(&id)?;
+    fn forget_ack(&self, id: u64) -> Option<Waiter> {
+        let waiter = self.state().acks.remove(&id)?;
         self.shared.remove_pending_acks(1);
-        Some(sender)
+        Some(waiter)
     }
 
     /// Whether the client has left or was disconnected, although its session may continue.

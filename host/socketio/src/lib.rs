@@ -155,7 +155,7 @@ mod server;
 pub use call::placeholders_are_valid;
 pub use connection::{
     AckReceiver, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, EmitError,
-    Event, EventFrame, Handler, NoReply, Reply, ReturnRequest,
+    Event, EventFrame, Handler, NoReply, PendingAck, Reply, ReturnRequest,
 };
 pub use engineio::{
     Abort, Answer, Batch, Config, End, Io, Layer, Recovery, Refused, Sid, Socket, Stream,

@@ -42,6 +42,21 @@ impl EventFrame {
         Self { namespace: Arc::clone(namespace), frame, kept }
     }
 
+    /// An event that no client gets later.
+    pub(crate) fn unkept(
+        memory: &Arc<Memory>,
+        namespace: &Arc<Namespace>,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> Self {
+        let head = Head::new(Kind::Event, attachments.len(), namespace.name(), None);
+        let name = quote(name);
+        let text = closed(event_parts(&head, &name, arguments));
+        let frame = Frame::new(memory, &text, attachments);
+        Self { namespace: Arc::clone(namespace), frame, kept: None }
+    }
+
     /// The name of the namespace whose connections can send this.
     pub fn namespace(&self) -> &str {
         self.namespace.name()

@@ -1,7 +1,9 @@
 //! Events and answers in both directions.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
-use sockhop_socketio::{Config, EmitError, NoReply};
+use sockhop_socketio::{Config, EmitError, NoReply, Reply};
 
 use crate::raw::{Message, RawClient, Received};
 use crate::server::Fixture;
@@ -128,4 +130,57 @@ async fn the_answers_that_are_waited_for_are_bounded() {
     }
     client.send(&["430[]"]).await;
     client.assert_alive().await;
+}
+
+/// Answers in the order in which functions were called.
+type Called = Arc<Mutex<Vec<Result<String, NoReply>>>>;
+
+/// Takes an answer.
+fn note(called: &Called) -> impl FnOnce(Result<Reply, NoReply>) + Send + use<> {
+    let called = Arc::clone(called);
+    move |answer| called.lock().unwrap().push(answer.map(|reply| reply.arguments))
+}
+
+#[tokio::test]
+async fn a_callback_gets_the_answer_before_the_next_event_is_handled() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let (connection, called) = (fixture.app().connection(), Called::default());
+    let mut asked = Vec::new();
+    for id in 0..200 {
+        asked.push(connection.emit_with_callback("ask", "", &[], note(&called)).unwrap());
+        assert_eq!(client.text().await, format!("42{id}[\"ask\"]"));
+        // Both in one read. The event is answered after the callback was called.
+        client.send(&[&format!("43{id}[{id}]"), &format!("42{id}[\"answer\"]")]).await;
+        assert_eq!(client.text().await, format!("43{id}[]"));
+        assert_eq!(called.lock().unwrap().last(), Some(&Ok(id.to_string())));
+    }
+    assert_eq!((called.lock().unwrap().len(), fixture.server.usage().pending_acks), (200, 0));
+    // The second answer to the same event is ignored.
+    client.send(&["430[1]", "43999[1]"]).await;
+    client.assert_alive().await;
+    assert_eq!(called.lock().unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn a_callback_is_called_once_when_the_connection_ends_and_never_after_it_is_cancelled() {
+    let fixture = Fixture::start(Config { max_pending_acks: 2, ..Config::default() }).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let (connection, called) = (fixture.app().connection(), Called::default());
+    let ask = || connection.emit_with_callback("ask", "", &[], note(&called));
+    let cancelled = ask().unwrap();
+    let _kept = ask().unwrap();
+    assert_eq!(ask().unwrap_err(), EmitError::TooManyAcks);
+    drop(cancelled);
+    let _second = ask().unwrap();
+    assert!(called.lock().unwrap().is_empty());
+    for id in 0..3 {
+        assert_eq!(client.text().await, format!("42{id}[\"ask\"]"));
+    }
+    client.send(&["430[\"late\"]", "432[\"in time\"]", "41"]).await;
+    let expected = [Ok("\"in time\"".to_owned()), Err(NoReply)];
+    fixture.app().expect(&["connect / {}", "connected /", "disconnected / Left"]).await;
+    assert_eq!(*called.lock().unwrap(), expected);
+    assert_eq!(ask().unwrap_err(), EmitError::Disconnected);
+    assert_eq!((called.lock().unwrap().len(), fixture.server.usage().pending_acks), (2, 0));
 }

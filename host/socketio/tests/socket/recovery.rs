@@ -190,6 +190,38 @@ async fn a_connection_ends_once_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_volatile_event_is_not_kept_and_leaves_no_gap_in_what_is() {
+    let fixture = Fixture::start(config()).await;
+    let (mut client, entered) = come_back(&fixture, "", "").await;
+    let connection = fixture.app().connection();
+    let volatile = |name: &str| connection.send(&connection.encode_volatile(name, "", &[]));
+    assert!(
+        connection.emit("one", "", &[]) && volatile("cursor") && connection.emit("two", "", &[])
+    );
+    let (one, offset) = event(&mut client).await;
+    assert_eq!((one.as_str(), client.text().await.as_str()), ("42[\"one\"", "42[\"cursor\"]"));
+    assert_eq!(event(&mut client).await.0, "42[\"two\"");
+    let asked = Arc::new(AtomicU64::new(0));
+    let ended = Arc::clone(&asked);
+    let note = move |answer| {
+        assert_eq!(answer, Err(NoReply));
+        ended.fetch_add(1, Ordering::Relaxed);
+    };
+    let _pending = connection.emit_with_callback("ask", "", &[], note).unwrap();
+    client.hang_up().await;
+    expect_detached(&fixture, 1).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "an answer is not waited for meanwhile");
+    let before = fixture.server.usage().recovery_bytes;
+    assert!(!volatile("cursor"));
+    assert!(fixture.server.usage().recovery_bytes == before && connection.emit("three", "", &[]));
+    let (mut client, again) = come_back(&fixture, "", &entered.auth(Some(&offset))).await;
+    assert_eq!(again, entered);
+    assert_eq!(event(&mut client).await.0, "42[\"two\"");
+    assert_eq!(event(&mut client).await.0, "42[\"three\"");
+    client.assert_alive().await;
+}
+
+#[tokio::test]
 async fn a_client_that_knows_no_recovery_is_served_beside_its_old_connection() {
     let fixture = Fixture::start(config()).await;
     let (client, entered) = come_back(&fixture, "", "").await;
