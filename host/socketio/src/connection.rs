@@ -245,6 +245,12 @@ impl<H: Handler> Connection<H> {
         self.current().queued_bytes()
     }
 
+    /// Writes what is queued for the client now, as far as the client reads. Only for what a batch
+    /// holds back: everything else is written at once.
+    pub fn flush(&self) {
+        self.current().flush();
+    }
+
     /// Waits until at most `at_most_bytes` of the session are queued for the client, or until the
     /// session has ended. A handler or a task that sends much waits here instead of exceeding
     /// [`Config::max_queued`](crate::Config::max_queued).
