@@ -82,7 +82,7 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, deliver, emitter, http, log, members, registry, rooms, state, timers, types,
+    connections, deliver, http, log, members, registry, rooms, state, timers, types,
 };
 
 /// A host whose calls do nothing.
@@ -124,6 +124,9 @@ impl registry::Host for Bare {
     fn route(&mut self, _: String, _: String, _: String) -> Answer<()> {
         Ok(())
     }
+    fn ack(&mut self, _: String, _: String, _: bool) -> Answer<()> {
+        Ok(())
+    }
     fn timer(&mut self, _: String, _: String) -> Answer<()> {
         Ok(())
     }
@@ -162,22 +165,6 @@ impl deliver::Host for Bare {
 impl http::Host for Bare {
     fn send(&mut self, _: http::Request) -> Answer<http::Response> {
         Ok(http::Response { status: 200, headers: Vec::new(), body: Vec::new() })
-    }
-}
-
-impl emitter::Host for Bare {
-    fn emit(&mut self, _: types::Target, event: String, data: String) -> Answer<()> {
-        black_box((event, data));
-        Ok(())
-    }
-    fn emit_binary(
-        &mut self,
-        _: types::Target,
-        _: String,
-        _: String,
-        _: Vec<Vec<u8>>,
-    ) -> Answer<()> {
-        Ok(())
     }
 }
 

@@ -43,6 +43,8 @@ pub struct PluginContract {
     pub listens: Vec<&'static str>,
     /// The HTTP routes of its events, in the order of their declarations.
     pub routes: Vec<Route>,
+    /// The names of the acks by which its handlers get the answers of clients.
+    pub acks: Vec<String>,
     /// The names of the timers that its handlers set. Clients do not see them.
     pub timers: Vec<String>,
     /// The timers that the host sets. Clients do not see them.
@@ -128,6 +130,7 @@ impl From<&Registration> for PluginContract {
             rooms: rooms.collect(),
             listens: registration.listens.clone(),
             routes: registration.routes.clone(),
+            acks: registration.acks.iter().map(|declared| declared.ack.clone()).collect(),
             timers: registration.timers.iter().map(|declared| declared.timer.clone()).collect(),
             schedules: registration.schedules.clone(),
         }
@@ -246,6 +249,7 @@ mod tests {
             rooms: vec![DeclaredRoom { pattern: pattern("user_{user}"), access: Access::Owner }],
             listens: vec![host_event::CONNECT],
             routes: Vec::new(),
+            acks: Vec::new(),
             timers: vec![DeclaredTimer { timer: "late".to_owned(), data: "true".to_owned() }],
             schedules: Vec::new(),
             handshake: false,
@@ -293,6 +297,7 @@ mod tests {
                 listens: vec!["$connect"],
                 routes: Vec::new(),
                 timers: vec!["late".to_owned()],
+                acks: Vec::new(),
                 schedules: Vec::new(),
             }]
         );

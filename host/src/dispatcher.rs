@@ -1,6 +1,7 @@
 //! Handles events: finds the plugin, checks the payload, runs the handler, commits its writes and
 //! applies its effects. Everything that makes a client receive an event passes through here.
 
+mod acks;
 mod attempt;
 mod checks;
 mod commit;
@@ -30,6 +31,7 @@ use crate::rooms::Rooms;
 use crate::rule::Access;
 use crate::wall_clock::WallClock;
 
+use acks::WaitingAcks;
 use commit::checkpoint_if_due;
 pub use emit::PreparedEmit;
 pub(crate) use fire::Fired;
@@ -45,6 +47,7 @@ pub struct Dispatcher {
     config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     host_events: HostEvents,
+    waiting_acks: WaitingAcks,
     /// The clock by which timers fire.
     clock: WallClock,
     rate: RateLimits,
@@ -101,7 +104,8 @@ impl Dispatcher {
         let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
         let clock = WallClock::default();
         let outbound = Arc::default();
-        Self { registry, rooms, config, metrics, host_events, clock, rate, outbound }
+        let waiting_acks = WaitingAcks::default();
+        Self { registry, rooms, config, metrics, host_events, waiting_acks, clock, rate, outbound }
     }
 
     /// Lets handlers send their HTTP requests by `outbound`, instead of a client that knows no TLS.

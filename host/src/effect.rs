@@ -1,17 +1,22 @@
 //! The effects of a handler, which are held back until it has returned, and the calls that it may
 //! make while it runs ([`calls`]). No I/O.
 
+mod ack;
 mod calls;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::event::Json;
 
+pub(crate) use ack::{AckBudget, EndedAck, PendingAck};
 pub(crate) use calls::{
     ConnectionCalls, DeliverCalls, EmitterCalls, HostCalls, HttpCalls, IdentityCalls, MemberCalls,
     MemberTotals, ReplyCalls, RoomCalls, StateCalls, Stopped, TimerCalls,
 };
 
+pub(crate) use sockhop_core::ack::{AckLimits, AckRequest, Outcome};
 pub(crate) use sockhop_core::delivery::Delivery;
 pub(crate) use sockhop_core::effect::{
     EffectLimits, Target, Who, check_own_room, check_page, check_room_count, emit_bytes,
@@ -49,6 +54,10 @@ pub(crate) struct Emit {
     pub data: Json,
     /// The binary attachments, in the order of the placeholders.
     pub attachments: Vec<Bytes>,
+    /// Whether it is skipped for receivers that read slowly.
+    pub is_volatile: bool,
+    /// The ack that its receiver is asked for; `None` for nearly all emits.
+    pub ack: Option<Arc<PendingAck>>,
 }
 
 /// The result of a handler that succeeded.
@@ -73,6 +82,8 @@ pub struct EmitRequest {
     pub data: String,
     /// The binary attachments, in the order of the placeholders.
     pub attachments: Vec<Bytes>,
+    /// Whether it is skipped for receivers that read slowly.
+    pub is_volatile: bool,
 }
 
 impl EmitRequest {
@@ -86,9 +97,10 @@ impl Effect {
     /// Bytes that this effect counts against the limit of one event's effects.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Emit(Emit { to, event, data, attachments }) => {
+            Self::Emit(Emit { to, event, data, attachments, ack, .. }) => {
                 let attachments = attachments.iter().map(Bytes::len).sum();
-                emit_bytes(to, event, data.as_str(), attachments)
+                let ack = ack.as_ref().map_or(0, |ack| ack.request.bytes());
+                emit_bytes(to, event, data.as_str(), attachments) + ack
             }
             Self::Join(text) | Self::Leave(text) | Self::Disconnect(text) => text.len(),
             Self::JoinMember(who, room) | Self::RemoveMember(who, room) => who.bytes() + room.len(),

@@ -326,6 +326,8 @@ impl Host {
         tasks.spawn(tending);
         let tokens = Arc::clone(&sockets).watch_tokens();
         tasks.spawn(accepting.clone().run_until_cancelled_owned(tokens));
+        let acks = Arc::clone(&sockets).watch_acks();
+        tasks.spawn(accepting.clone().run_until_cancelled_owned(acks));
         let adapting = adapt_to_plugins(
             Arc::clone(&slots),
             Arc::clone(&registry),

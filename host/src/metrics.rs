@@ -5,6 +5,7 @@
 //! Clients can't choose the value of a label: plugins and events are registered names, and outcomes
 //! are codes of rejections. Events without a handler are counted without a name.
 
+mod acks;
 mod deliveries;
 mod events;
 mod histogram;
@@ -25,6 +26,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use acks::AckMetrics;
 use deliveries::DeliveryMetrics;
 use events::EventMetrics;
 use load::LoadMetrics;
@@ -56,6 +58,7 @@ pub struct Metrics {
     log_lines_dropped: Counter,
     generation: Gauge,
     host_events: HostEventMetrics,
+    acks: AckMetrics,
     timers: TimerMetrics,
     outbound: OutboundMetrics,
     deliveries: DeliveryMetrics,
@@ -111,6 +114,7 @@ impl Default for Metrics {
         let generation =
             register(&mut registry, "generation", "The generation of plugins that is served");
         let host_events = HostEventMetrics::new(&mut registry);
+        let acks = AckMetrics::new(&mut registry);
         let timers = TimerMetrics::new(&mut registry);
         let outbound = OutboundMetrics::new(&mut registry);
         let deliveries = DeliveryMetrics::new(&mut registry);
@@ -139,6 +143,7 @@ impl Default for Metrics {
             log_lines_dropped,
             generation,
             host_events,
+            acks,
             timers,
             outbound,
             deliveries,
@@ -210,6 +215,7 @@ impl Metrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.plugins.show(plugins);
         self.host_events.show(plugins);
+        self.acks.show(plugins);
         self.timers.show(plugins);
         self.deliveries.show(plugins);
         let loads = plugins.iter();
@@ -261,6 +267,8 @@ mod tests {
         meter.record(None, Duration::from_millis(1));
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
+        metrics.ack("lab", "timeout");
+        metrics.volatile_skipped("lab", 3);
         metrics.timer_event("lab", "failed");
         metrics.outbound_request("lab", "timeout", Some(Duration::from_millis(1)));
         metrics.outbound_request("lab", "not_allowed", None);
@@ -277,6 +285,7 @@ mod tests {
             memory: 100,
             is_open: true,
             host_events: 5,
+            pending_acks: 4,
             timers: 7,
             dead_timers: 1,
             deliveries: [6, 2],
@@ -295,6 +304,9 @@ mod tests {
             r#"sockhop_tls_handshakes_total{result="failed"} 1"#,
             "sockhop_tls_certificate_expiry_timestamp_seconds{} 1800000000",
             r#"sockhop_host_events_waiting{plugin="lab"} 5"#,
+            r#"sockhop_pending_acks{plugin="lab"} 4"#,
+            r#"sockhop_acks_total{plugin="lab",outcome="timeout"} 1"#,
+            r#"sockhop_volatile_emits_skipped_total{plugin="lab"} 3"#,
             r#"sockhop_timers{plugin="lab",state="set"} 7"#,
             r#"sockhop_timers{plugin="lab",state="dead"} 1"#,
             r#"sockhop_timer_events_total{plugin="lab",outcome="failed"} 1"#,

@@ -1,6 +1,7 @@
 //! Applies effects to rooms and connections, and sends answers. Only this module makes clients
 //! receive bytes. It does not know plugins.
 
+mod acks;
 mod directory;
 mod member;
 mod membership;
@@ -15,6 +16,7 @@ use crate::event::{Caller, Connection, EventId, Identity};
 use crate::rejection::Rejection;
 use crate::socketio::{Answer, Full, Link, TOKEN};
 
+use acks::Acks;
 use directory::Directory;
 use member::Member;
 use membership::Membership;
@@ -26,6 +28,7 @@ pub(crate) use occupancy::{Follower, IsFollowed, RoomChange};
 #[derive(Default)]
 pub struct Rooms {
     members: Membership,
+    acks: Acks,
     /// The connections that plugins know from their host events.
     pub(crate) directory: Directory,
 }
@@ -65,6 +68,8 @@ pub(crate) struct MemberRule<'rule> {
 pub struct Applied {
     /// Number of deliveries: each connection counts once for each event that was sent to it.
     pub receivers: usize,
+    /// Number of volatile emits that were skipped: each connection counts once for each event.
+    pub skipped: usize,
     /// Whether the caller's connection must be ended after its answer is sent.
     pub ends: bool,
 }
@@ -126,7 +131,10 @@ impl Rooms {
         }
         for effect in effects {
             match effect {
-                Effect::Emit(emit) => applied.receivers += self.emit(caller, emit),
+                Effect::Emit(emit) => match &emit.ack {
+                    None => applied.add(self.emit(caller, emit)),
+                    Some(ack) => applied.receivers += self.emit_with_ack(caller, emit, ack),
+                },
                 Effect::Disconnect(reason) => {
                     tracing::info!(
                         client = sender.map(|sender| sender.public_id.as_str()),
@@ -159,7 +167,7 @@ impl Rooms {
 
     /// Sends an event to these connections. Returns the number of those that it was sent to.
     pub(crate) fn send(&self, emit: &Emit, to: &Receivers) -> usize {
-        to.0.iter().map(|members| deliver_to_many(members, emit)).sum()
+        to.0.iter().map(|members| deliver_to_many(members, emit).sent).sum()
     }
 
     /// Joins those whom a handler means to a room, as far as the rule allows it.
@@ -338,8 +346,8 @@ impl Rooms {
             .map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
     }
 
-    /// Sends an event. Returns the number of connections that it was sent to.
-    fn emit(&self, caller: &Caller, emit: &Emit) -> usize {
+    /// Sends an event.
+    fn emit(&self, caller: &Caller, emit: &Emit) -> Delivered {
         match caller.namespace() {
             Some(namespace) => self.emit_in(namespace, caller.connection(), emit),
             None => self
@@ -347,11 +355,11 @@ impl Rooms {
                 .namespaces()
                 .iter()
                 .map(|namespace| self.emit_in(namespace, None, emit))
-                .sum(),
+                .fold(Delivered::default(), Delivered::and),
         }
     }
 
-    fn emit_in(&self, namespace: &str, sender: Option<&Arc<Connection>>, emit: &Emit) -> usize {
+    fn emit_in(&self, namespace: &str, sender: Option<&Arc<Connection>>, emit: &Emit) -> Delivered {
         let receivers = match &emit.to {
             Target::Sender => {
                 return deliver_to_one(sender.and_then(|sender| self.find(sender)), emit);
@@ -377,17 +385,46 @@ impl Rooms {
     }
 }
 
-fn deliver_to_one(receiver: Option<Arc<Member>>, emit: &Emit) -> usize {
-    usize::from(receiver.is_some_and(|receiver| receiver.link.emit(emit)))
+/// The number of connections that an event was sent to, and of those for which it was skipped.
+#[derive(Debug, Clone, Copy, Default)]
+struct Delivered {
+    sent: usize,
+    skipped: usize,
+}
+
+impl Delivered {
+    fn and(self, other: Self) -> Self {
+        Self { sent: self.sent + other.sent, skipped: self.skipped + other.skipped }
+    }
+}
+
+impl Applied {
+    fn add(&mut self, delivered: Delivered) {
+        self.receivers += delivered.sent;
+        self.skipped += delivered.skipped;
+    }
+}
+
+fn deliver_to_one(receiver: Option<Arc<Member>>, emit: &Emit) -> Delivered {
+    match receiver {
+        Some(receiver) if emit.is_volatile => deliver_to_many(&[receiver], emit),
+        Some(receiver) => Delivered { sent: usize::from(receiver.link.emit(emit)), skipped: 0 },
+        None => Delivered::default(),
+    }
 }
 
 /// Encodes the event once for all receivers, which are in the same namespace.
-fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> usize {
+fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> Delivered {
     // A connection that has just ended can't encode any more.
     let Some(frame) = receivers.iter().find_map(|receiver| receiver.link.encode(emit)) else {
-        return 0;
+        return Delivered::default();
     };
-    receivers.iter().filter(|receiver| receiver.link.send(&frame)).count()
+    if !emit.is_volatile {
+        let sent = receivers.iter().filter(|receiver| receiver.link.send(&frame)).count();
+        return Delivered { sent, skipped: 0 };
+    }
+    let sent = receivers.iter().filter(|to| !to.link.is_slow() && to.link.send(&frame)).count();
+    Delivered { sent, skipped: receivers.len() - sent }
 }
 
 /// The text of an answer: a reply as the plugin wrote it, or the JSON document of a rejection.

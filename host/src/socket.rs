@@ -5,6 +5,7 @@
 //! in that task. Otherwise its raw payload waits in the mailbox. The events of a connection are
 //! handled one at a time, and each is answered. `$disconnect` follows the last one.
 
+mod acks;
 mod client;
 mod expiry;
 pub(crate) mod fuzzing;
@@ -31,7 +32,7 @@ use crate::socketio::{self, Clients, ConnectRefusal, Newcomer};
 
 use client::Client;
 use expiry::Expiries;
-use mailbox::{Mailbox, charge};
+use mailbox::{Mailbox, Space};
 
 /// Accepts connections and their events.
 pub(crate) struct Sockets {
@@ -140,11 +141,11 @@ impl Sockets {
         ended.count()
     }
 
-    /// Frees the mailbox space of an event of `size` bytes that was handled.
-    fn free(&self, mailbox: &mut Mailbox, size: usize) {
-        mailbox.bytes -= size;
+    /// Frees the mailbox space of an event that was handled.
+    fn free(&self, mailbox: &mut Mailbox, space: Space) {
+        mailbox.bytes -= space.bytes;
         mailbox.handling = 0;
-        self.memory.give_back(charge(size));
+        self.memory.give_back(space.charged);
     }
 
     /// The lock guards a map that is consistent between any two of its calls.
@@ -235,6 +236,8 @@ mod tests {
         fn begin(self: Arc<Self>) {}
 
         fn event(self: Arc<Self>, _: Incoming<'_>, _: Link, _: Option<&mut Context<'_>>) {}
+
+        fn answered(self: Arc<Self>, _: u64, _: Option<socketio::ClientAnswer>) {}
 
         fn leave(self: Arc<Self>, _: &'static str) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))

@@ -120,10 +120,43 @@ pub(crate) trait Client: Send + Sync + 'static {
         context: Option<&mut Context<'_>>,
     );
 
+    /// Takes the answer to the emit with this token. `None`: the client can't answer any more.
+    /// Called at most once for each token, before the events that the client sends after its
+    /// answer. An answer to an emit that is not waited for any more is dropped.
+    fn answered(self: Arc<Self>, token: u64, answer: Option<ClientAnswer>);
+
     /// Ends the connection. `reason` is Socket.IO's own word for it, such as `transport close`. The
     /// future resolves when all its events are handled and `$disconnect` is dispatched. Then the
     /// connection can't be reached any more.
     fn leave(self: Arc<Self>, reason: &'static str) -> BoxFuture<'static, ()>;
+}
+
+/// The answer of a client to an emit with an ack.
+pub(crate) struct ClientAnswer {
+    /// The text of its arguments, separated by commas.
+    pub(crate) text: Box<str>,
+    /// The attachments. Each owns its memory.
+    pub(crate) attachments: Vec<Bytes>,
+}
+
+/// Why an emit with an ack was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotAsked {
+    /// The connection has ended, or has lost its transport.
+    Disconnected,
+    /// Too many answers of the connection are waited for.
+    TooManyAcks,
+    /// The buffer of the client is full.
+    Full,
+}
+
+/// An answer is waited for. If this is dropped, it is not waited for any more.
+#[expect(dead_code, reason = "it is kept to be dropped")]
+pub(crate) enum Asked {
+    /// By our own implementation.
+    Builtin(builtin::Asked),
+    /// By the library.
+    Library(library::Asked),
 }
 
 /// One received event.
@@ -177,8 +210,28 @@ impl Link {
         }
     }
 
+    /// Sends an event to this connection only, and lets its [`Client`] take the answer, with this
+    /// token.
+    ///
+    /// # Errors
+    /// Returns why nothing was sent.
+    pub(crate) fn emit_with_ack(&self, token: u64, emit: &Emit) -> Result<Asked, NotAsked> {
+        match self {
+            Self::Builtin(link) => link.emit_with_ack(token, emit).map(Asked::Builtin),
+            Self::Library(link) => link.emit_with_ack(token, emit).map(Asked::Library),
+        }
+    }
+
+    /// Whether so much waits for the client that volatile emits are skipped for it.
+    pub(crate) fn is_slow(&self) -> bool {
+        match self {
+            Self::Builtin(link) => link.is_slow(),
+            Self::Library(link) => link.is_slow(),
+        }
+    }
+
     /// Encodes an event for this connection and others of its namespace. Returns `None` if it can't
-    /// be encoded.
+    /// be encoded. A volatile event is not kept for clients that return.
     pub(crate) fn encode(&self, emit: &Emit) -> Option<Frame> {
         match self {
             Self::Builtin(link) => link.encode(emit).map(Frame::Builtin),

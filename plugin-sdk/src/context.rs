@@ -1,6 +1,7 @@
 //! The API of a handler while it handles one event.
 
 mod deliver;
+mod emit;
 mod members;
 mod send;
 mod written;

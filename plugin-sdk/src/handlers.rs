@@ -5,6 +5,7 @@ use std::any::TypeId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::ack::{NoAnswer, outcome};
 use crate::args::{Incoming, Outgoing};
 use crate::context::Context;
 use crate::json::encode;
@@ -104,6 +105,17 @@ pub(crate) fn erase_of_room(
         let OfRoom { room } = serde_json::from_str(data)
             .map_err(|error| Refusal::invalid_payload(error.to_string()))?;
         handler(ctx, &room).map(|()| None)
+    })
+}
+
+/// Wraps the handler of the outcomes of `ack` so that it takes JSON.
+pub(crate) fn erase_acked<T: Incoming, C: DeserializeOwned>(
+    ack: &'static str,
+    handler: impl Fn(&Context, C, Result<T, NoAnswer>) -> Result + Send + Sync + 'static,
+) -> ErasedHandler {
+    Box::new(move |ctx, data| {
+        let (context, answer) = outcome(ack, data)?;
+        handler(ctx, context, answer).map(|()| None)
     })
 }
 

@@ -5,6 +5,8 @@
 //! [`crate::Context`] builds the convenient API on top of them.
 
 #[cfg(not(target_family = "wasm"))]
+use sockhop_core::ack::AckRequest;
+#[cfg(not(target_family = "wasm"))]
 use sockhop_core::arguments::Message;
 #[cfg(not(target_family = "wasm"))]
 use sockhop_core::delivery::Delivery;
@@ -42,6 +44,8 @@ pub trait Registry {
     fn handshake(&self) -> Result;
     #[cfg(not(target_family = "wasm"))]
     fn arguments(&self, of: Message, event: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn ack(&self, ack: &str, data: &str, is_list: bool) -> Result;
     #[cfg(not(target_family = "wasm"))]
     fn timer(&self, timer: &str, data: &str) -> Result;
     #[cfg(not(target_family = "wasm"))]
@@ -84,6 +88,18 @@ impl<T> Host for T where
 /// The interface `emitter`.
 pub(crate) trait EmitterCalls {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result;
+    /// This and the next function are only for the test host; see [`ConnectionCalls`].
+    #[cfg(not(target_family = "wasm"))]
+    fn emit_volatile(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>])
+    -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn emit_with_ack(
+        &self,
+        event: &str,
+        data: &str,
+        attachments: &[Vec<u8>],
+        ack: AckRequest,
+    ) -> Result<String>;
 }
 
 /// The interface `replies`. Only for the test host; see [`ConnectionCalls`].

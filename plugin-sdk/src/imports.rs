@@ -6,7 +6,7 @@
 
 mod connections;
 pub(crate) mod deliver;
-mod emitter;
+pub(crate) mod emitter;
 pub(crate) mod http;
 pub(crate) mod identity;
 mod log;
@@ -20,7 +20,7 @@ pub(crate) mod timers;
 mod types;
 
 pub(crate) use connections::connections;
-pub(crate) use registry::{arguments, every, handshake, route, timer};
+pub(crate) use registry::{ack, arguments, every, handshake, route, timer};
 
 /// Generated from `wit/v0.1`, once for all plugins, so that a plugin needs no interface files.
 #[allow(

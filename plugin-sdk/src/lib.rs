@@ -242,6 +242,12 @@
 //! several, such as those of an existing protocol. Bytes travel as attachments: the payload and the
 //! reply name them by an [`Attachment`].
 //!
+//! # Questions to clients
+//!
+//! [`Context::emit_with_ack`] emits an event to one connection, and its client answers. The answer
+//! is an event of its own, for the handler of [`Plugin::on_ack`]. [`Context::emit_volatile`] emits
+//! an event that clients which read slowly do not get, such as the place of a cursor.
+//!
 //! # Settings
 //!
 //! A handler reads the operator's settings (`[plugins.NAME.config]`) with [`Context::setting`]. A
@@ -295,6 +301,7 @@ mod json;
 
 mod args;
 
+mod ack;
 mod emits;
 #[cfg(target_family = "wasm")]
 mod imports;
@@ -316,6 +323,7 @@ pub mod bindings;
 pub mod testing;
 
 pub use access::Access;
+pub use ack::{Ack, Ask, NoAnswer};
 #[doc(hidden)]
 pub use args::Declare;
 pub use args::{Args, ArgumentList, Incoming, Outgoing};

@@ -1,6 +1,7 @@
 //! The description of a plugin: a list of declarations, from which both `register` and `handle` are
 //! answered.
 
+mod acks;
 mod load;
 
 use std::borrow::Cow;
@@ -25,6 +26,8 @@ use crate::refusal::{Refusal, Result};
 use crate::route::Route;
 use crate::settings::Settings;
 use crate::timer::{Cron, Timer};
+
+use acks::DeclaredAck;
 
 /// A plugin: its name, the events that it handles and emits, and its rooms.
 ///
@@ -103,6 +106,7 @@ enum Declaration {
         /// Asks the host for handshakes, as for a route.
         declare: fn(&dyn Registry) -> Result,
     },
+    Ack(DeclaredAck),
     Timer {
         timer: &'static str,
         data: fn() -> String,
@@ -727,6 +731,7 @@ impl Plugin {
                 Some(handler)
             }
             Declaration::Listens { event: name, handler } if *name == event.name => Some(handler),
+            Declaration::Ack(ack) if ack.handles(&event.name) => Some(&ack.handler),
             Declaration::Timer { timer, handler, .. } if fired == Some(timer) => Some(handler),
             Declaration::Every { timer, handler, .. } if fired == Some(timer) => Some(handler),
             _ => None,
@@ -759,6 +764,7 @@ fn declare(declarations: &[Declaration], registry: &dyn Registry) -> Result {
             Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
             Declaration::Arguments { of, event, declare } => declare(registry, *of, event)?,
             Declaration::Handshake { declare } => declare(registry)?,
+            Declaration::Ack(ack) => ack.declare(registry)?,
             Declaration::Timer { timer, data, declare, .. } => declare(registry, timer, &data())?,
             Declaration::Every { timer, cron, declare, .. } => declare(registry, timer, *cron)?,
         }

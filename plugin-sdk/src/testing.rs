@@ -20,6 +20,7 @@ mod stubs;
 
 mod run;
 
+mod acks;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ use crate::time::milliseconds;
 use crate::timer::FiredTimer;
 
 pub use self::deliveries::CommittedDelivery;
-pub use self::outcome::{Effect, LoadError, Outcome};
+pub use self::outcome::{AskedAck, Effect, LoadError, Outcome};
 pub use self::timers::SetTimer;
 
 /// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
@@ -426,9 +427,10 @@ impl TestHost {
         self.host_event(host_event::CONNECT, Value::Null, Some(caller))
     }
 
-    /// Disconnects the caller: sends `$disconnect` while the caller is still in its rooms, and then
-    /// removes it from them.
+    /// Disconnects the caller: ends the [acks](Self::pending_acks) that are waited for, sends
+    /// `$disconnect` while the caller is still in its rooms, and then removes it from them.
     pub fn disconnect(&mut self) -> Outcome {
+        self.end_acks_of_caller();
         let caller = self.caller();
         self.world.connected.remove(&self.current);
         let outcome = self.host_event(host_event::DISCONNECT, Value::Null, Some(caller));

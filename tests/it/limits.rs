@@ -14,6 +14,11 @@ use sockhop_tests::{PATIENCE, TestClient, TestHost, guest};
 /// and fails with the default one.
 const REACHED: &[(&str, &str, &str)] = &[
     (
+        "limits.ack_timeout_ms",
+        "client_acks",
+        "a_plugin_and_a_connection_wait_for_so_many_acks_as_is_set",
+    ),
+    (
         "limits.attachment_bytes",
         "bounds",
         "a_message_has_so_many_bytes_levels_and_attachments_as_is_set",
@@ -67,6 +72,11 @@ const REACHED: &[(&str, &str, &str)] = &[
         "a_compile_that_passed_its_wall_limit_says_so_and_is_tried_again_soon",
     ),
     ("limits.connect_ms", "sessions", "a_session_that_enters_no_namespace_in_time_is_ended"),
+    (
+        "limits.connection_acks",
+        "client_acks",
+        "a_plugin_and_a_connection_wait_for_so_many_acks_as_is_set",
+    ),
     (
         "limits.connections",
         "edge",
@@ -182,6 +192,16 @@ const REACHED: &[(&str, &str, &str)] = &[
         "delivery",
         "a_client_for_whose_events_no_memory_is_left_is_cut_at_once",
     ),
+    (
+        "limits.pending_acks",
+        "client_acks",
+        "a_plugin_and_a_connection_wait_for_so_many_acks_as_is_set",
+    ),
+    (
+        "limits.pending_acks_bytes",
+        "client_acks",
+        "a_plugin_and_a_connection_wait_for_so_many_acks_as_is_set",
+    ),
     ("limits.plugin_file_bytes", "faults", "loading_has_limits_of_one_plugin_too"),
     (
         "limits.plugin_memory_bytes",
@@ -235,6 +255,11 @@ const REACHED: &[(&str, &str, &str)] = &[
         "limits.unfinished_bytes",
         "bounds",
         "messages_that_are_never_finished_have_a_bound_together_and_short_ones_are_answered",
+    ),
+    (
+        "limits.volatile_bytes",
+        "volatile",
+        "a_client_that_does_not_read_misses_volatile_emits_and_nothing_else",
     ),
     (
         "outbound.at_once",

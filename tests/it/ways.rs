@@ -454,6 +454,10 @@ fn every_way_in_is_known_to_this_file() {
         set(&[
             "emitter.emit",
             "emitter.emit-binary",
+            "emitter.emit-volatile",
+            // Only the client that the handler has named can answer. Its plugin handles the answer
+            // after the checks of an event, except the rule of who may send one.
+            "emitter.emit-with-ack",
             "members.count",
             "members.ids",
             "members.join",

@@ -45,6 +45,9 @@ impl Arguments {
     }
 }
 
+/// A received event, and the id of the ack that the host has asked for.
+type Received = (String, Arguments, Option<u64>);
+
 /// How many received events may wait until a test reads them.
 const EVENTS: usize = 100_000;
 
@@ -68,7 +71,7 @@ pub struct TestClient {
     /// Ids of the acks in the order of their arrival.
     acked: Arc<Mutex<Vec<u64>>>,
     next_ack: AtomicU64,
-    events: mpsc::Receiver<(String, Arguments)>,
+    events: mpsc::Receiver<Received>,
     pinged: Arc<Notify>,
     reader: tokio::task::JoinHandle<()>,
 }
@@ -299,6 +302,24 @@ impl TestClient {
 
     /// Waits for the next event, and returns its name and all arguments.
     pub async fn next_list(&mut self) -> (String, Arguments) {
+        let (name, arguments, _) = self.receive().await;
+        (name, arguments)
+    }
+
+    /// Waits for the next event, which the host must have emitted with an ack. Returns the id of
+    /// the ack, and the first argument.
+    pub async fn next_asked(&mut self) -> (u64, Value) {
+        let (name, arguments, id) = self.receive().await;
+        let id = id.unwrap_or_else(|| panic!("no ack is asked for by {name}"));
+        (id, first((name, arguments)).1)
+    }
+
+    /// Answers an event of the host. `arguments` is an array.
+    pub async fn answer(&self, id: u64, arguments: Value) {
+        self.send_raw(format!("43{}{id}{arguments}", self.namespace)).await;
+    }
+
+    async fn receive(&mut self) -> Received {
         let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
         next.expect("an event in time").expect("an event before the end of the connection")
     }
@@ -306,7 +327,8 @@ impl TestClient {
     /// Returns the received events that the test has not read. If an event's ack has arrived, the
     /// emits of that event have arrived too.
     pub fn pending(&mut self) -> Vec<(String, Value)> {
-        std::iter::from_fn(|| self.events.try_recv().ok().map(first)).collect()
+        let received = std::iter::from_fn(|| self.events.try_recv().ok());
+        received.map(|(name, arguments, _)| first((name, arguments))).collect()
     }
 
     /// Whether all acks have arrived in the order in which their events were sent.
@@ -419,7 +441,7 @@ async fn read(
     writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
     acks: Acks,
     acked: Arc<Mutex<Vec<u64>>>,
-    events: mpsc::Sender<(String, Arguments)>,
+    events: mpsc::Sender<Received>,
     namespace: String,
     pinged: Arc<Notify>,
 ) {
@@ -437,10 +459,12 @@ async fn read(
             .map(|event| (0, event))
             .or_else(|| binary(&packet, "45", &namespace))
         {
+            let (id, event) = event.split_at(event.find('[').expect("arguments"));
+            let id = (!id.is_empty()).then(|| id.parse().expect("an ack's id"));
             let mut values: Vec<Value> = serde_json::from_str(event).expect("JSON");
             let name = values.remove(0).as_str().expect("a name").to_owned();
             let attachments = attachments(&mut reader, count).await;
-            if events.send((name, Arguments { values, attachments })).await.is_err() {
+            if events.send((name, Arguments { values, attachments }, id)).await.is_err() {
                 return;
             }
         } else if packet == "41" || packet == "1" {

@@ -1,6 +1,9 @@
-//! The calls of the bare host about the caller of an event and its reply. They do nothing.
+//! The calls of the bare host about the caller of an event, its reply and what is emitted. They do
+//! nothing.
 
-use super::bare::sockhop::plugin::{identity, replies};
+use std::hint::black_box;
+
+use super::bare::sockhop::plugin::{emitter, identity, replies, types};
 use super::{Answer, Bare};
 
 impl identity::Host for Bare {
@@ -31,5 +34,40 @@ impl identity::Host for Bare {
 impl replies::Host for Bare {
     fn attach(&mut self, _: Vec<u8>) -> Answer<u32> {
         Ok(0)
+    }
+}
+
+impl emitter::Host for Bare {
+    fn emit(&mut self, _: types::Target, event: String, data: String) -> Answer<()> {
+        black_box((event, data));
+        Ok(())
+    }
+    fn emit_binary(
+        &mut self,
+        _: types::Target,
+        _: String,
+        _: String,
+        _: Vec<Vec<u8>>,
+    ) -> Answer<()> {
+        Ok(())
+    }
+    fn emit_volatile(
+        &mut self,
+        _: types::Target,
+        _: String,
+        _: String,
+        _: Vec<Vec<u8>>,
+    ) -> Answer<()> {
+        Ok(())
+    }
+    fn emit_with_ack(
+        &mut self,
+        _: String,
+        _: String,
+        _: String,
+        _: Vec<Vec<u8>>,
+        _: emitter::AckRequest,
+    ) -> Answer<String> {
+        Ok(String::new())
     }
 }

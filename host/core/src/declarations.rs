@@ -2,6 +2,7 @@
 //! here: only their length is checked. Arguments have the types of the WIT interface, in plain
 //! Rust.
 
+mod acks;
 mod arguments;
 
 use crate::arguments::Arguments;
@@ -10,6 +11,8 @@ use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_na
 use crate::rejection::Refusal;
 use crate::route::Route;
 use crate::rule::{Access, DeclaredRoom, RoomPattern};
+
+pub use acks::DeclaredAck;
 
 /// A plugin's complete and checked declarations. The registry checks whether they are compatible
 /// with those of other plugins.
@@ -31,6 +34,8 @@ pub struct Registration {
     pub listens: Vec<&'static str>,
     /// The HTTP routes of its events.
     pub routes: Vec<Route>,
+    /// The acks by which its handlers get the answers of clients.
+    pub acks: Vec<DeclaredAck>,
     /// The timers that its handlers set.
     pub timers: Vec<DeclaredTimer>,
     /// The timers that the host sets by a schedule.

@@ -1,12 +1,15 @@
 //! The declared events of one plugin with their compiled schemas, and the checks of payloads,
 //! replies and emitted data against them.
 
+mod acks;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::ack;
 use crate::arguments::Arguments;
 use crate::attachment::placeholders_match;
 use crate::declarations::{DeclaredSchedule, Registration};
@@ -19,6 +22,8 @@ use crate::schedule::{Schedule, ScheduleError};
 use crate::schema::{Schema, SchemaError};
 use crate::timer;
 
+pub use acks::{Ack, check_context, declared_ack};
+
 /// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
 const MAX_PATTERNS: usize = 500;
 
@@ -29,6 +34,8 @@ pub struct Events {
     pub inbound: BTreeMap<String, Inbound>,
     /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
+    /// The answers that clients give to emits with an ack, by the ack's name.
+    pub acks: BTreeMap<String, Ack>,
     /// The schemas of the data of the timers that handlers set, by the timer's name.
     pub timers: BTreeMap<String, Arc<Schema>>,
     /// The times of the timers that the host sets, by the timer's name.
@@ -146,6 +153,12 @@ impl Events {
             let declared_as = Outbound { data, arguments, rooms: declared.rooms.clone(), everyone };
             outbound.insert(declared.event.clone(), declared_as);
         }
+        let mut acks = BTreeMap::new();
+        for declared in &registration.acks {
+            let event = ack::event_name(&declared.ack);
+            let data = compiler.compile(&event, "data", &declared.data)?;
+            acks.insert(declared.ack.clone(), Ack { data, arguments: declared.arguments });
+        }
         let mut timers = BTreeMap::new();
         for declared in &registration.timers {
             let event = timer::event_name(&declared.timer);
@@ -158,7 +171,7 @@ impl Events {
                 .map_err(|source| EventsError::Schedule { timer: timer.clone(), source })?;
             schedules.insert(timer.clone(), schedule);
         }
-        let events = Self { inbound, outbound, timers, schedules };
+        let events = Self { inbound, outbound, acks, timers, schedules };
         registration.routes.iter().try_for_each(|route| events.check_route(route))?;
         Ok(events)
     }

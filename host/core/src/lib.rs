@@ -23,6 +23,7 @@
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`timer`] | the names and the deadlines of timers |
 //! | [`load`] | the replies to `$load`, and when it is sent again |
+//! | [`ack`] | emits with an ack: their outcomes, and what bounds them |
 //! | [`outbound`] | HTTP requests of handlers, and their responses |
 //! | [`delivery`] | HTTP requests after the commit of a handler, and when they are sent again |
 //! | [`declarations`] | what a plugin may declare in `register` |
@@ -40,6 +41,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ack;
 pub mod arguments;
 pub mod attachment;
 pub mod declarations;

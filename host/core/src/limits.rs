@@ -31,6 +31,15 @@ pub const TIMERS: u32 = 100_000;
 /// Deliveries of one plugin, dead ones included.
 pub const DELIVERIES: u32 = 10_000;
 
+/// Acks that one plugin waits for.
+pub const PENDING_ACKS: usize = 10_000;
+
+/// Memory of the acks that one plugin waits for, their contexts included.
+pub const PENDING_ACKS_BYTES: usize = 16 * MIB;
+
+/// The longest timeout of an ack, in milliseconds.
+pub const ACK_TIMEOUT_MS: u64 = 10 * 60 * 1000;
+
 /// HTTP requests of one event.
 pub const OUTBOUND_REQUESTS: u32 = 8;
 

@@ -177,6 +177,9 @@ fn print_plugin(file: &Path, active: &ActivePlugin) {
     for event in &contract.listens {
         output::line(format_args!("  listens  {event}"));
     }
+    for ack in &contract.acks {
+        output::line(format_args!("  ack      {ack}"));
+    }
     for timer in &contract.timers {
         output::line(format_args!("  timer    {timer}"));
     }
@@ -284,7 +287,7 @@ fn document(checked: &[Checked]) -> Value {
                 "emits": contract.outbound.iter().map(|outbound| &outbound.event).collect::<Vec<_>>(),
                 "rooms": contract.rooms.iter().map(room).collect::<Vec<_>>(), "listens": contract.listens,
                 "routes": contract.routes.iter().map(route).collect::<Vec<_>>(),
-                "timers": contract.timers, "schedules": contract.schedules.iter().map(schedule).collect::<Vec<_>>(),
+                "acks": contract.acks, "timers": contract.timers, "schedules": contract.schedules.iter().map(schedule).collect::<Vec<_>>(),
                 "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };

@@ -22,6 +22,8 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "connect_ms",
     "body_ms",
     "stalled_reader_ms",
+    "connection_acks",
+    "volatile_bytes",
     "outgoing_packets",
     "overflow_bytes",
     "unfinished_bytes",
@@ -69,6 +71,9 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "deliveries",
     "deliveries_at_once",
     "delivery_ms",
+    "pending_acks",
+    "pending_acks_bytes",
+    "ack_timeout_ms",
     "outbound_requests",
     "outbound_at_once",
     "outbound_ms",
@@ -144,6 +149,14 @@ pub struct Limits {
     /// response.
     #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub delivery_ms: Duration,
+    /// Acks of clients that one plugin waits for at once, those included whose outcome waits for
+    /// the plugin.
+    pub pending_acks: NonZeroUsize,
+    /// Memory of these acks: the contexts that handlers pass, and 512 bytes for each.
+    pub pending_acks_bytes: NonZeroUsize,
+    /// The longest timeout of an ack.
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
+    pub ack_timeout_ms: Duration,
     /// HTTP requests that one event sends, reruns included.
     pub outbound_requests: NonZeroU32,
     /// HTTP requests of one plugin at once. `None`: as many as it has instances, less one. A larger
@@ -211,6 +224,11 @@ pub struct Limits {
     /// How long a client may read nothing while an answer waits for it, before it is disconnected.
     #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub stalled_reader_ms: Duration,
+    /// Acks of one connection that are waited for at once.
+    pub connection_acks: NonZeroUsize,
+    /// If more bytes wait for a client, volatile emits are skipped for it. With socketioxide, they
+    /// are skipped if its buffer is full.
+    pub volatile_bytes: NonZeroUsize,
     /// With `socketio = "socketioxide"`: packets in the library's buffer of one client.
     pub outgoing_packets: NonZeroUsize,
     /// Memory of the data that waits for all clients. A client for which no memory is left is
@@ -310,6 +328,9 @@ impl Default for Limits {
             deliveries_at_once: nonzero!(NonZeroUsize, 4),
             // The least time that Standard Webhooks recommends.
             delivery_ms: Duration::from_secs(15),
+            pending_acks: nonzero!(NonZeroUsize, shared::PENDING_ACKS),
+            pending_acks_bytes: nonzero!(NonZeroUsize, shared::PENDING_ACKS_BYTES),
+            ack_timeout_ms: Duration::from_millis(shared::ACK_TIMEOUT_MS),
             outbound_requests: nonzero!(NonZeroU32, shared::OUTBOUND_REQUESTS),
             outbound_at_once: None,
             // Shorter than the time of an event, so that a handler can handle a timeout.
@@ -337,6 +358,10 @@ impl Default for Limits {
             rooms: nonzero!(NonZeroUsize, shared::ROOMS),
             connect_ms: Duration::from_secs(10),
             stalled_reader_ms: Duration::from_secs(20),
+            // Enough for a question to each of some windows of one page.
+            connection_acks: nonzero!(NonZeroUsize, 256),
+            // What a client reads in less than a second over a slow line.
+            volatile_bytes: nonzero!(NonZeroUsize, 64 * KIB),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
             overflow_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             unfinished_bytes: nonzero!(NonZeroUsize, 64 * MIB),
@@ -462,6 +487,8 @@ impl Limits {
         self.connect_ms = old.connect_ms;
         self.body_ms = old.body_ms;
         self.stalled_reader_ms = old.stalled_reader_ms;
+        self.connection_acks = old.connection_acks;
+        self.volatile_bytes = old.volatile_bytes;
         self.outgoing_packets = old.outgoing_packets;
         self.overflow_bytes = old.overflow_bytes;
         self.unfinished_bytes = old.unfinished_bytes;

@@ -351,6 +351,10 @@ impl BoundEvent<'_> {
         };
         let rule = MemberRule { may_join: &may_join, joined: &on_join, max_rooms };
         let applied = rooms.apply(&self.event.caller, effects, &rule);
+        if applied.skipped > 0 {
+            let plugin = self.active.code.name();
+            self.dispatcher.metrics.volatile_skipped(plugin, applied.skipped);
+        }
         if let Some(connection) = self.event.caller.connection()
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {

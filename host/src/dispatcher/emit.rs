@@ -61,7 +61,14 @@ impl Dispatcher {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let emit = Emit { to, event: event.to_owned(), data, attachments: Vec::new() };
+        let emit = Emit {
+            to,
+            event: event.to_owned(),
+            data,
+            attachments: Vec::new(),
+            is_volatile: false,
+            ack: None,
+        };
         let receivers = self.rooms.receivers(&emit.to);
         Ok(PreparedEmit { emit, receivers, rooms })
     }

@@ -40,6 +40,16 @@ pub(super) struct HostEvents {
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl HostEvents {
+    /// Cancelled when the host stops.
+    pub(super) fn stopped(&self) -> &CancellationToken {
+        &self.stopped
+    }
+
+    /// The tasks that end then.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// The lock is held for a few operations per plugin. A panic leaves the backlogs consistent.
     fn backlogs(&self) -> MutexGuard<'_, Backlogs> {
         self.backlogs.lock().unwrap_or_else(PoisonError::into_inner)

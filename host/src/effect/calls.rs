@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, FiredTimer};
 use crate::rejection::Refusal;
 
-use super::{Deadline, Delivery, EmitRequest, Request, Response, Who};
+use super::{AckRequest, Deadline, Delivery, EmitRequest, Request, Response, Who};
 
 /// The calls that a running handler may make to the host. The dispatcher implements them and an
 /// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
@@ -45,6 +45,12 @@ pub trait EmitterCalls {
     /// # Errors
     /// `undeclared`, `invalid_data`, `limit`, `misuse`.
     fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal>;
+    /// Sends an event to the connection that `ack` names, and asks its client for an ack. Returns
+    /// the id of the ack. The receivers of `request` are not used.
+    ///
+    /// # Errors
+    /// `undeclared`, `invalid_data`, `limit`, `misuse`.
+    fn emit_with_ack(&mut self, request: EmitRequest, ack: AckRequest) -> Result<String, Refusal>;
 }
 
 /// The interface `replies`: a handler attaches bytes to its reply.

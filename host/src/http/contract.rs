@@ -99,6 +99,7 @@ mod tests {
             rooms: Vec::new(),
             listens: Vec::new(),
             routes: Vec::new(),
+            acks: Vec::new(),
             timers: Vec::new(),
             schedules: Vec::new(),
         };

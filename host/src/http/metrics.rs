@@ -47,6 +47,7 @@ pub(super) async fn metrics(
             memory,
             is_open: active.health.is_open(),
             host_events,
+            pending_acks: active.state.acks.pending(),
             timers: timers.live,
             dead_timers: timers.dead,
             deliveries: [deliveries.live, deliveries.dead],

@@ -299,6 +299,7 @@ mod tests {
             outbound: Vec::new(),
             rooms: Vec::new(),
             listens: Vec::new(),
+            acks: Vec::new(),
             timers: Vec::new(),
             schedules: Vec::new(),
             routes: vec![

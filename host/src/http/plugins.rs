@@ -163,6 +163,8 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         members.insert("outbound".to_owned(), json!(origins));
         let waiting = active.map(|active| active.allowance.waiting());
         members.insert("waiting_requests".to_owned(), json!(waiting));
+        let acks = active.map(|active| active.state.acks.pending());
+        members.insert("pending_acks".to_owned(), json!(acks));
         members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
     }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {

@@ -17,6 +17,8 @@ pub(crate) struct Gauges {
     pub(crate) is_open: bool,
     /// Host events that wait for it.
     pub(crate) host_events: usize,
+    /// Acks of clients that it waits for.
+    pub(crate) pending_acks: usize,
     /// Timers that are set.
     pub(crate) timers: u64,
     /// Timers that are dead.

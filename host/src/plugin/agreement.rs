@@ -16,7 +16,8 @@ use sockhop_core::events::Events;
 use sockhop_core::outbound::Request;
 use sockhop_sdk::testing::TestHost;
 use sockhop_sdk::{
-    Access, Context, Cron, Emits, Message, Output, Plugin, Registry, Result, Route, Timer,
+    Access, Ack, Args, Context, Cron, Emits, Message, Output, Plugin, Registry, Result, Route,
+    Timer,
 };
 
 use crate::config::{Limits, ListedOrigin, PluginSettings, WebhookSecret};
@@ -102,6 +103,10 @@ impl Registry for Registering {
         self.0.borrow_mut().arguments(of, event.into()).map_err(of_host)
     }
 
+    fn ack(&self, ack: &str, data: &str, is_list: bool) -> Result {
+        self.0.borrow_mut().ack(ack.into(), data.into(), is_list).map_err(of_host)
+    }
+
     fn timer(&self, timer: &str, data: &str) -> Result {
         self.0.borrow_mut().timer(timer.into(), data.into()).map_err(of_host)
     }
@@ -140,6 +145,7 @@ enum Declaration {
     Route(u8, String, String),
     Arguments(Message, String),
     Handshake,
+    OnAck(String, bool),
     OnTimer(String),
     Every(String, String, String),
 }
@@ -224,6 +230,12 @@ impl Description {
             }
             Declaration::Handshake => plugin.handshake(),
             Declaration::Arguments(of, event) => plugin.arguments(*of, event.clone()),
+            Declaration::OnAck(ack, false) => {
+                plugin.on_ack(Ack::<Value>::new(constant(ack)), |_, (), _| Ok(()))
+            }
+            Declaration::OnAck(ack, true) => {
+                plugin.on_ack(Ack::<Args<Vec<u8>>>::new(constant(ack)), |_, (), _| Ok(()))
+            }
             Declaration::OnTimer(timer) => {
                 plugin.on_timer(Timer::<Value>::new(constant(timer)), |_, _| Ok(()))
             }
@@ -271,6 +283,7 @@ fn declaration() -> impl Strategy<Value = Declaration> {
     let zone = || text(&["UTC", "Europe/Berlin", "Europe/Atlantis", ""]);
     prop_oneof![
         event().prop_map(Declaration::OnTimer),
+        (event(), any::<bool>()).prop_map(|(ack, is_list)| Declaration::OnAck(ack, is_list)),
         (event(), cron(), zone())
             .prop_map(|(timer, cron, zone)| Declaration::Every(timer, cron, zone)),
         (event(), form()).prop_map(|(event, form)| Declaration::On(event, form)),
@@ -369,6 +382,7 @@ fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense(
     let route = |path: &str, event: &str| Declaration::Route(1, path.to_owned(), event.to_owned());
     let on = |event: &str, form| Declaration::On(event.to_owned(), form);
     let timer = |timer: &str| Declaration::OnTimer(timer.to_owned());
+    let ack = |ack: &str| Declaration::OnAck(ack.to_owned(), false);
     let every = |timer: &str, cron: &str| {
         Declaration::Every(timer.to_owned(), cron.to_owned(), "UTC".to_owned())
     };
@@ -382,6 +396,8 @@ fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense(
         (vec![room("a{b", Access::Anyone)], Some("a{b")),
         (vec![on("$start", Form::Any)], Some("$start")),
         (vec![timer("late"), every("daily", "0 9 * * *")], None),
+        (vec![ack("yes"), timer("yes"), on("yes", Form::Any)], None),
+        (vec![ack("yes"), ack("yes")], Some("yes")),
         (vec![timer("late"), every("late", "0 9 * * *")], Some("late")),
         (vec![every("daily", "0 0 30 2 *")], Some("0 0 30 2 *")),
         (vec![on("say", Form::WithError)], Some("`error`")),

@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 
 use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
+use crate::effect::AckBudget;
 use crate::event::host_event;
-use crate::events::{self, Events, Outbound};
+use crate::events::{self, Ack, Events, Outbound};
 use crate::metrics::{Meter, Metrics};
 use crate::outbound::Allowance;
 use crate::plugin::{Candidate, Plugin};
@@ -37,6 +38,8 @@ pub struct ActivePlugin {
     pub inbound: BTreeMap<String, Arc<Inbound>>,
     /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
+    /// The answers that clients give to its emits with an ack, by the ack's name.
+    pub acks: BTreeMap<String, Ack>,
     /// The schemas of the data of its timers, by name.
     pub timers: BTreeMap<String, Arc<Schema>>,
     /// The schedules of the timers that the host sets, by name.
@@ -66,7 +69,7 @@ impl ActivePlugin {
     ) -> Result<Arc<Self>, AdmitError> {
         let declared_under = candidate.settings.clone();
         let registration = &candidate.registration;
-        let Events { inbound, outbound, timers, schedules } =
+        let Events { inbound, outbound, acks, timers, schedules } =
             Events::compile(registration, settings.limits.schema_bytes.get())?;
         let inbound = inbound.into_iter().map(|(event, declared)| {
             let meter = metrics.meter(&registration.name, &event);
@@ -82,6 +85,7 @@ impl ActivePlugin {
             declared_under,
             inbound,
             outbound,
+            acks,
             timers,
             schedules,
             state,
@@ -128,6 +132,7 @@ impl ActivePlugin {
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
+        let acks = self.acks.clone();
         let declared_under = self.declared_under.clone();
         let allowance = Allowance::new(code.name(), &settings, code.instances_at_once());
         Arc::new(Self {
@@ -136,6 +141,7 @@ impl ActivePlugin {
             declared_under,
             inbound,
             outbound,
+            acks,
             timers,
             schedules,
             allowance,
@@ -251,6 +257,8 @@ pub struct PluginState {
     pub store: Arc<Store>,
     /// Held by the one thread that waits for the next number of a sequence; see `Store::next_id`.
     pub numbers: Arc<tokio::sync::Mutex<()>>,
+    /// The acks of clients that handlers wait for.
+    pub(crate) acks: Arc<AckBudget>,
     /// Bytes of all instances, including those of old versions that finish their last events.
     pub memory: Arc<AtomicUsize>,
 }

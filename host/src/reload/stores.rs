@@ -55,8 +55,12 @@ impl StateStores {
             }
             error => Box::<dyn std::error::Error + Send + Sync>::from(error),
         })?;
-        let state =
-            PluginState { store: Arc::new(store), numbers: Arc::default(), memory: Arc::default() };
+        let state = PluginState {
+            store: Arc::new(store),
+            numbers: Arc::default(),
+            acks: Arc::default(),
+            memory: Arc::default(),
+        };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
     }

@@ -1,7 +1,9 @@
 //! One connection, from its begin to its end. An event is handled at once or waits in the mailbox
-//! ([`intake`]), and only one is handled at a time ([`consumer`]). The token of the connection can
-//! be replaced, and expires ([`authenticate`]).
+//! ([`intake`]), and only one is handled at a time ([`consumer`]). So are the outcomes of emits
+//! with an ack ([`acks`]). The token of the connection can be replaced, and expires
+//! ([`authenticate`]).
 
+mod acks;
 mod authenticate;
 mod consumer;
 mod intake;
@@ -19,10 +21,10 @@ use crate::auth::{Authenticated, Credentials};
 use crate::event::{Caller, Connection, Event, EventId, Handshake};
 use crate::memory::ANSWER_BYTES;
 use crate::rooms::ReplyTo;
-use crate::socketio::{self, Clients, Incoming, Link, Newcomer};
+use crate::socketio::{self, ClientAnswer, Clients, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
-use super::mailbox::{ConnectionState, Mailbox, ReceivedEvent, charge};
+use super::mailbox::{ConnectionState, Mailbox, QueuedEvent, ReceivedEvent};
 use super::token::TokenState;
 use super::{Sockets, packet};
 
@@ -215,6 +217,12 @@ impl socketio::Client for Client {
         self.take(&sockets, ReceivedEvent { event, rejection: read.rejection, to, size }, context);
     }
 
+    fn answered(self: Arc<Self>, token: u64, answer: Option<ClientAnswer>) {
+        if let Some(sockets) = self.sockets.upgrade() {
+            self.take_answer(&sockets, token, answer);
+        }
+    }
+
     fn leave(self: Arc<Self>, reason: &'static str) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let address = self.address().map(tracing::field::display);
@@ -235,7 +243,8 @@ impl Drop for Client {
         // Events wait at this point only if the connection never began: no consumer has handled
         // them.
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
+        let charged = |queued: &QueuedEvent| queued.space().charged;
+        let waiting: usize = mailbox.events.iter().map(charged).sum();
         sockets.memory.give_back(waiting + mailbox.pending_rejections.len() * ANSWER_BYTES);
         sockets.rooms.leave(&self.connection);
         sockets.clients().remove(&self.connection.public_id);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use crate::config::EVENT_BYTES;
+use crate::effect::EndedAck;
 use crate::event::{Event, EventId};
 use crate::memory::ANSWER_BYTES;
 use crate::rejection::Rejection;
@@ -13,7 +14,7 @@ use crate::rooms::ReplyTo;
 /// The waiting events and answers of one connection.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    pub(super) events: VecDeque<ReceivedEvent>,
+    pub(super) events: VecDeque<QueuedEvent>,
     /// Number of events that are being handled: 0 or 1.
     pub(super) handling: usize,
     /// The task that handles the mailbox.
@@ -57,6 +58,48 @@ pub(super) enum ConnectionState {
     Closed,
 }
 
+/// What is handled in the order in which it came.
+pub(super) enum QueuedEvent {
+    /// An event of the client.
+    Received(ReceivedEvent),
+    /// The outcome of an emit with an ack.
+    Ack(Box<QueuedAck>),
+}
+
+/// The outcome of an emit with an ack.
+pub(super) struct QueuedAck {
+    pub(super) ended: EndedAck,
+    /// Bytes of the answer.
+    pub(super) size: usize,
+    /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that it takes.
+    pub(super) charged: usize,
+}
+
+/// The space of an event in a mailbox.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    /// Bytes of its payload.
+    pub(super) bytes: usize,
+    /// Bytes of [`QueueMemory`](crate::memory::QueueMemory).
+    pub(super) charged: usize,
+}
+
+impl Space {
+    /// The space of an event with a payload of `size` bytes.
+    pub(super) const fn of(size: usize) -> Self {
+        Self { bytes: size, charged: charge(size) }
+    }
+}
+
+impl QueuedEvent {
+    pub(super) fn space(&self) -> Space {
+        match self {
+            Self::Received(event) => Space::of(event.size),
+            Self::Ack(ack) => Space { bytes: ack.size, charged: ack.charged },
+        }
+    }
+}
+
 /// A received event, with its rejection if it can't be handled.
 pub(super) struct ReceivedEvent {
     pub(super) event: Arc<Event>,
@@ -75,8 +118,8 @@ pub(super) struct PendingRejection {
 
 /// The next work of a consumer.
 pub(super) enum Work {
-    /// Handle an event.
-    Event(ReceivedEvent),
+    /// Handle an event, or an outcome.
+    Event(QueuedEvent),
     /// Answer an event that was not kept.
     PendingRejection(PendingRejection),
 }
@@ -124,12 +167,18 @@ pub(super) enum Busy {
     Host,
 }
 
+impl Busy {
+    /// Which bound it is, in words.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::Mailbox => "too many events of this connection are waiting",
+            Self::Host => "too many events of all connections are waiting",
+        }
+    }
+}
+
 impl From<Busy> for Rejection {
     fn from(busy: Busy) -> Self {
-        let message = match busy {
-            Busy::Mailbox => "too many events of this connection are waiting",
-            Busy::Host => "too many events of all connections are waiting",
-        };
-        Self::Busy(message.to_owned())
+        Self::Busy(busy.message().to_owned())
     }
 }

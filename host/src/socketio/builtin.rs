@@ -13,9 +13,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
-    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
-    EventFrame, Handler, InvalidNamespace, Io, Layer, Recovery, ReturnRequest, Socket, Stream,
-    Transports,
+    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, EmitError,
+    End, Event, EventFrame, Handler, InvalidNamespace, Io, Layer, NoReply, Recovery, Reply,
+    ReturnRequest, Socket, Stream, Transports,
 };
 use tokio::net::TcpStream;
 
@@ -26,8 +26,8 @@ use crate::tls::{ClientStream, TlsSession};
 use crate::transport::{Abortable, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Share,
-    Usage, kept_query,
+    Answer, Client, ClientAnswer, Clients, ConnectRefusal, Full, Incoming, Newcomer, NotAsked,
+    PROTOCOL_LIMIT, Share, Usage, kept_query,
 };
 
 /// A stream whose writes fail if its client accepts no bytes for a time.
@@ -105,6 +105,7 @@ impl Server {
             max_queued: total / QUEUE_SHARE,
             max_queued_total: total,
             max_unfinished_total: limits.unfinished_bytes.get(),
+            max_pending_acks: limits.connection_acks.get(),
             max_attachments: PROTOCOL_LIMIT * limits.attachments,
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
             // Limits sessions and, separately, connections whose client may return. The host counts
@@ -121,10 +122,11 @@ impl Server {
             ..sockhop_socketio::Config::default()
         };
         let full_above = settings.max_queued / 2;
+        let slow_above = limits.volatile_bytes.get();
         let namespaces = server.namespaces.iter().map(|name| name.as_str().into()).collect();
         let needs_tokens = config.auth.mode == AuthMode::Jwt;
         let clients = Weak::clone(clients);
-        let bridge = Bridge { clients, namespaces, full_above, needs_tokens };
+        let bridge = Bridge { clients, namespaces, full_above, slow_above, needs_tokens };
         sockhop_socketio::Server::new(settings, bridge, server.namespaces.iter().cloned()).map(Self)
     }
 
@@ -186,6 +188,8 @@ pub(crate) struct Bridge {
     namespaces: Vec<Arc<str>>,
     /// If more bytes are queued, the sender of an answer waits for its client.
     full_above: usize,
+    /// If more bytes are queued, volatile emits are skipped.
+    slow_above: usize,
     /// Whether clients need tokens: otherwise, none is kept.
     needs_tokens: bool,
 }
@@ -213,6 +217,7 @@ impl Bridge {
         super::Link::Builtin(Link {
             connection: Arc::downgrade(connection),
             full_above: self.full_above,
+            slow_above: self.slow_above,
         })
     }
 }
@@ -340,12 +345,16 @@ pub(crate) struct Link {
     /// Weak: a connection owns a [`Client`], and answers that wait in its mailbox hold a link.
     connection: Weak<Connection<Bridge>>,
     full_above: usize,
+    slow_above: usize,
 }
+
+/// An answer is waited for.
+pub(crate) type Asked = sockhop_socketio::PendingAck<Bridge>;
 
 impl Link {
     #[cfg(test)]
     pub(super) fn of_nobody() -> Self {
-        Self { connection: Weak::new(), full_above: 0 }
+        Self { connection: Weak::new(), full_above: 0, slow_above: 0 }
     }
 
     pub(super) fn emit(&self, emit: &Emit) -> bool {
@@ -358,7 +367,44 @@ impl Link {
 
     pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
         let connection = self.connection.upgrade()?;
-        Some(connection.encode(&emit.event, emit.data.arguments(), &emit.attachments))
+        let (event, arguments, attachments) =
+            (&emit.event, emit.data.arguments(), &emit.attachments);
+        Some(if emit.is_volatile {
+            connection.encode_volatile(event, arguments, attachments)
+        } else {
+            connection.encode(event, arguments, attachments)
+        })
+    }
+
+    pub(super) fn emit_with_ack(&self, token: u64, emit: &Emit) -> Result<Asked, NotAsked> {
+        let connection = self.connection.upgrade().ok_or(NotAsked::Disconnected)?;
+        // Weak: the connection owns what waits for the answer.
+        let client = Arc::downgrade(connection.data());
+        let take = move |answer: Result<Reply, NoReply>| {
+            let answer = answer.ok().map(|reply| ClientAnswer {
+                text: reply.arguments.into(),
+                attachments: reply.attachments,
+            });
+            if let Some(client) = client.upgrade() {
+                client.answered(token, answer);
+            }
+        };
+        let arguments = emit.data.arguments();
+        let asked = connection.emit_with_callback(&emit.event, arguments, &emit.attachments, take);
+        asked.map_err(|error| match error {
+            EmitError::Disconnected => NotAsked::Disconnected,
+            EmitError::TooManyAcks => NotAsked::TooManyAcks,
+        })
+    }
+
+    pub(super) fn is_slow(&self) -> bool {
+        let Some(connection) = self.connection.upgrade() else { return false };
+        let is_above = || connection.queued_bytes() > self.slow_above;
+        if is_above() {
+            // The current batch holds them back, perhaps, and not the client.
+            connection.flush();
+        }
+        is_above()
     }
 
     pub(super) fn send(&self, frame: &Frame) -> bool {
@@ -515,6 +561,8 @@ mod tests {
             _: Option<&mut std::task::Context<'_>>,
         ) {
         }
+
+        fn answered(self: Arc<Self>, _: u64, _: Option<ClientAnswer>) {}
 
         fn leave(self: Arc<Self>, _: &'static str) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))

@@ -3,11 +3,13 @@
 
 mod adapter;
 mod argument;
+mod asks;
 mod attendant;
 pub(crate) mod fuzzing;
 mod intake;
 mod link;
 mod outgoing;
+mod owned;
 mod queue;
 mod reach;
 mod upgrades;
@@ -34,12 +36,14 @@ use super::{
 };
 
 use adapter::{Adapter, Adapters};
+use asks::Asks;
 use intake::Intake;
 use outgoing::Outgoing;
 use queue::PacketQueue;
 use reach::Reach;
 use upgrades::Upgrades;
 
+pub(crate) use asks::Asked;
 pub(crate) use link::Link;
 
 /// An event that is encoded once.
@@ -60,6 +64,8 @@ struct Shared {
     memory: QueueMemory,
     /// Maximum number of packets that are sent to one client at once.
     largest_batch: usize,
+    /// Maximum number of acks of one connection that are waited for.
+    max_asks: usize,
     /// Connections whose transport began as long-polling.
     upgrades: Upgrades,
     /// How long a client may not read before it is disconnected.
@@ -76,6 +82,7 @@ impl Server {
             adapters: Adapters::default(),
             memory: QueueMemory::new(limits.overflow_bytes.get()),
             largest_batch: queue::largest_batch(limits.outgoing_packets.get()),
+            max_asks: limits.connection_acks.get(),
             upgrades: Upgrades::default(),
             stalled: limits.stalled_reader_ms,
             tasks,
@@ -224,10 +231,13 @@ async fn prepare(
         client: client.id().to_owned(),
         shared: Arc::clone(shared),
     };
-    let link = Link(Arc::new(Outgoing { reach, queue: PacketQueue::default() }));
+    let asks = Asks::new(&client, shared.max_asks);
+    let link = Link(Arc::new(Outgoing { reach, queue: PacketQueue::default(), asks }));
     socket.on_fallback(Intake { client: Arc::clone(&client), link: link.clone() });
     let (leaving, gone) = (Arc::clone(&client), link.clone());
     socket.on_disconnect(async move |reason: DisconnectReason| {
+        // Before `leave`, which handles what has come from the client.
+        gone.end_acks();
         leaving.leave(word(reason)).await;
         gone.forget();
     });

@@ -54,6 +54,11 @@ pub(crate) fn arguments(of: Message, event: &str) -> Result {
     Ok(registry::arguments(of, event)?)
 }
 
+/// Calls the import `registry.ack`.
+pub(crate) fn ack(ack: &str, data: &str, is_list: bool) -> Result {
+    Ok(registry::ack(ack, data, is_list)?)
+}
+
 /// Calls the import `registry.timer`.
 pub(crate) fn timer(timer: &str, data: &str) -> Result {
     Ok(registry::timer(timer, data)?)

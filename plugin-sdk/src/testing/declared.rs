@@ -1,6 +1,7 @@
 //! The declarations of the plugin under test, as a host keeps them after it has loaded the plugin.
 //! All checks are those of `sockhop-core`, which the host uses too.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -159,6 +160,25 @@ impl Declared {
         Ok(value)
     }
 
+    /// Checks whether a handler may ask for `ack`.
+    pub(super) fn check_ack(&self, ack: &str, context: &str) -> Result<(), Refusal> {
+        events::declared_ack(&self.events.acks, ack)?;
+        events::check_context(context)
+    }
+
+    /// Checks the answer of a client. Returns the JSON of its data, or why it is invalid.
+    pub(super) fn check_answer(
+        &self,
+        ack: &str,
+        arguments: &str,
+        attachments: usize,
+    ) -> Result<String, String> {
+        let declared =
+            events::declared_ack(&self.events.acks, ack).map_err(|refusal| refusal.message)?;
+        let checked = declared.check(arguments, attachments, limits::JSON_DEPTH);
+        checked.map(Cow::into_owned).map_err(|rejection| rejection.message().to_owned())
+    }
+
     /// The schedules, by name.
     pub(super) fn schedules(&self) -> &BTreeMap<String, Schedule> {
         &self.events.schedules
@@ -235,6 +255,10 @@ impl Registry for Collector {
 
     fn arguments(&self, of: Message, event: &str) -> Result {
         self.0.borrow_mut().arguments(of, event).map_err(of_host)
+    }
+
+    fn ack(&self, ack: &str, data: &str, is_list: bool) -> Result {
+        self.0.borrow_mut().ack(ack, data.to_owned(), is_list).map_err(of_host)
     }
 
     fn timer(&self, timer: &str, data: &str) -> Result {

@@ -2,6 +2,7 @@
 //! [`Effect`]s.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::Value;
 use sockhop_core::effect::{Target, Who};
@@ -47,6 +48,25 @@ pub(super) fn of_host(refusal: rejection::Refusal) -> Refusal {
     Refusal { code: refusal.code, message: refusal.message }
 }
 
+/// An emit with an ack whose outcome is not known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskedAck {
+    /// The id that the handler got.
+    pub id: String,
+    /// The public id of the connection.
+    pub connection: String,
+    /// The name of the emitted event.
+    pub event: String,
+    /// Its data.
+    pub data: Value,
+    /// The name of the [`Ack`](crate::Ack).
+    pub ack: String,
+    /// How long the client may take to answer.
+    pub timeout: Duration,
+    /// The context that the handler of the outcome gets back.
+    pub context: Value,
+}
+
 /// One effect of a handler. A join or leave that changes nothing is no effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -61,6 +81,20 @@ pub enum Effect {
         /// The attachments that the placeholders of `data` name.
         attachments: Vec<Vec<u8>>,
     },
+    /// A volatile event was emitted.
+    EmitVolatile {
+        /// Who receives it.
+        to: Target,
+        /// Its name.
+        event: String,
+        /// Its data.
+        data: Value,
+        /// The attachments that the placeholders of `data` name.
+        attachments: Vec<Vec<u8>>,
+    },
+    /// An event was emitted with an ack, which
+    /// [`TestHost::answer`](crate::testing::TestHost::answer) answers.
+    EmitWithAck(AskedAck),
     /// The caller was joined to this room.
     Join(String),
     /// The caller was removed from this room.

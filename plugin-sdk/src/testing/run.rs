@@ -24,7 +24,7 @@ use sockhop_core::identity::Identity;
 
 use super::declared::Declared;
 use super::deliveries::CommittedDelivery;
-use super::outcome::{Effect, of_host};
+use super::outcome::{AskedAck, Effect, of_host};
 use super::stubs::Stubs;
 use super::timers::{Change, Timers};
 use crate::connection::Connection;
@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) requests: Vec<Request>,
     /// Those that have not ended.
     pub(super) deliveries: Vec<CommittedDelivery>,
+    /// Those whose outcome is not known.
+    pub(super) acks: Vec<AskedAck>,
 }
 
 /// Who caused an event.

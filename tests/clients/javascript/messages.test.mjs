@@ -8,8 +8,16 @@ import { assertRejected, withClients } from "./client.mjs";
 import { startHost } from "./host.mjs";
 
 let host;
-before(async () => (host = await startHost({ guests: ["parcel"] })));
-after(() => host?.stop());
+/** The host of a plugin that asks its clients. */
+let quiz;
+before(async () => {
+  host = await startHost({ guests: ["parcel"] });
+  quiz = await startHost({ guests: ["quiz"] });
+});
+after(async () => {
+  await host?.stop();
+  await quiz?.stop();
+});
 
 const TRANSPORTS = [["polling"], ["websocket"]];
 
@@ -66,3 +74,71 @@ test("a plugin sees what the client sends when it connects", async () => {
     options,
   );
 });
+
+/** A client that answers each question with `answer`, and emits `note` behind it. */
+const answering = (client, answer) =>
+  client.socket.on("question", (number, ack) => {
+    ack(...answer(number));
+    client.socket.emit("note", number);
+  });
+
+for (const transports of TRANSPORTS) {
+  test(`the host asks for acks, which are handled in order, over ${transports}`, () =>
+    withClients(
+      quiz.url,
+      1,
+      async (client) => {
+        answering(client, (number) => [number + 1]);
+        const to = await client.ask("me");
+        for (let number = 0; number < 200; number += 1) {
+          client.socket.emit("ask", { to, number, timeout_ms: 30_000 });
+          assert.deepEqual(await client.next("seen"), [`answer ${number}`]);
+          assert.deepEqual(await client.next("seen"), [`note ${number}`]);
+          const [outcome] = await client.next("outcome");
+          assert.deepEqual(outcome, { number, what: number + 1, by: to, rooms: [] });
+        }
+      },
+      { transports },
+    ));
+
+  test(`an answer has arguments and bytes, is checked, and may not come, over ${transports}`, () =>
+    withClients(
+      quiz.url,
+      1,
+      async (client) => {
+        const to = await client.ask("me");
+        client.socket.on("question", (number, ack) => {
+          if (number === 1) ack("no number");
+          if (number === 2) ack();
+        });
+        for (const [number, expected] of [[1, /invalid: must be an integer/], [2, /invalid: must be an integer/], [3, /^timeout$/]]) {
+          await client.ask("ask", { to, number, timeout_ms: 500 });
+          assert.match((await client.next("outcome"))[0].what, expected);
+        }
+        client.socket.on("picture", (picture, ack) => ack(picture, bytes(3), "text"));
+        const before = (await client.ask("log")).length;
+        await client.ask("ask_list", [to, 3]);
+        await client.next("picture");
+        await client.settled();
+        const expected = [{ _placeholder: true, num: 0 }, { _placeholder: true, num: 1 }, "text"];
+        const lines = await client.ask("log");
+        assert.deepEqual(lines.slice(before), [{ context: 3, what: expected, attachments: [2, 1] }]);
+      },
+      { transports },
+    ));
+
+  test(`volatile emits come among the others in order over ${transports}`, () =>
+    withClients(
+      quiz.url,
+      1,
+      async (client) => {
+        await client.ask("enter");
+        await client.ask("draw", { from: 0, count: 100, bytes: 10, line_every: 7 });
+        const heard = [...client.heard("line"), ...client.heard("cursor")].length;
+        assert.equal(heard, 100);
+        const names = client.events().filter((name) => name === "line" || name === "cursor");
+        assert.deepEqual(names, Array.from({ length: 100 }, (_, number) => (number % 7 ? "cursor" : "line")));
+      },
+      { transports },
+    ));
+}

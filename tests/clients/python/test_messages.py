@@ -1,5 +1,8 @@
 """Whole messages of the stock Python client: several arguments, and bytes in acks."""
 
+import queue
+import time
+
 import pytest
 
 from client import ANSWER_S, Client, assert_rejected
@@ -9,6 +12,13 @@ from host import Host
 @pytest.fixture(scope="module")
 def url():
     with Host(guests=["parcel"]) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def quiz():
+    """The URL of a host whose plugin asks its clients."""
+    with Host(guests=["quiz"]) as running:
         yield running.url
 
 
@@ -40,3 +50,37 @@ def test_a_plugin_sees_what_the_client_sends_when_it_connects(url):
         assert client.ask("handshake") == {"auth": {"device": "d7"}, "query": [["lang", "de"]]}
     finally:
         client.socket.disconnect()
+
+
+@pytest.mark.parametrize("transports", [["polling"], ["websocket"]], ids=["polling", "websocket"])
+def test_the_host_asks_for_acks_which_are_handled_in_order(quiz, transports):
+    client = Client(quiz, transports)
+    asked = queue.Queue()
+
+    def question(number):
+        asked.put(number)
+        return number + 1
+
+    client.socket.on("question", question)
+    with client:
+        to = client.ask("me")
+        for number in range(200):
+            client.emit("ask", {"to": to, "number": number, "timeout_ms": 30_000})
+            assert asked.get(timeout=ANSWER_S) == number
+            assert client.next("outcome") == {"number": number, "what": number + 1, "by": to, "rooms": []}
+            assert client.next("seen") == f"answer {number}"
+
+
+@pytest.mark.parametrize("transports", [["polling"], ["websocket"]], ids=["polling", "websocket"])
+def test_an_answer_has_arguments_and_bytes(quiz, transports):
+    client = Client(quiz, transports)
+    client.socket.on("picture", lambda picture: (picture, {"deep": b"\x03"}, "text"))
+    with client:
+        to = client.ask("me")
+        before = len(client.ask("log"))
+        client.ask("ask_list", [to, 3])
+        expected = [{"_placeholder": True, "num": 0}, {"deep": {"_placeholder": True, "num": 1}}, "text"]
+        deadline = time.monotonic() + ANSWER_S
+        while len(lines := client.ask("log")) == before:
+            assert time.monotonic() < deadline
+        assert lines[before:] == [{"context": 3, "what": expected, "attachments": [2, 1]}]

@@ -59,6 +59,11 @@ impl registry::Host for InstanceState {
         Ok(())
     }
 
+    fn ack(&mut self, ack: String, data: String, is_list: bool) -> CallResult<()> {
+        self.registering()?.ack(&ack, data, is_list)?;
+        Ok(())
+    }
+
     fn timer(&mut self, timer: String, data: String) -> CallResult<()> {
         self.registering()?.timer(&timer, data)?;
         Ok(())

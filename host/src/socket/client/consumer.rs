@@ -16,7 +16,8 @@ use crate::memory::ANSWER_BYTES;
 use crate::rejection::Rejection;
 use crate::socket::Sockets;
 use crate::socket::mailbox::{
-    ConnectionState, Consumer, IDLE_QUEUE, Mailbox, PendingRejection, ReceivedEvent, Work,
+    ConnectionState, Consumer, IDLE_QUEUE, Mailbox, PendingRejection, QueuedEvent, ReceivedEvent,
+    Space, Work,
 };
 
 use super::{Client, authenticate};
@@ -47,7 +48,7 @@ impl Client {
     }
 
     /// Spawns a consumer that handles the work in the mailbox. It first finishes the event `begun`,
-    /// given with its size in bytes.
+    /// given with its space.
     ///
     /// The task lives as long as the connection, unless events may be handled without it
     /// ([`Mailbox::intake_may_handle`]). To spawn a task for each event would cost more than the
@@ -55,22 +56,28 @@ impl Client {
     pub(super) fn consume(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
-        begun: Option<(BoxFuture<'static, ()>, usize)>,
+        begun: Option<(BoxFuture<'static, ()>, Space)>,
     ) {
         let (client, host) = (Arc::clone(self), Arc::clone(sockets));
         // Boxed from the start: the scheduler would otherwise move the future.
         sockets.tasks.spawn(Box::pin(async move {
             let mut handled = None;
-            if let Some((handling, size)) = begun {
+            if let Some((handling, space)) = begun {
                 handling.await;
-                handled = Some(size);
+                handled = Some(space);
             }
             while let Some(next) = client.next(&host, handled).await {
                 handled = match next {
-                    Work::Event(incoming) => {
-                        let size = incoming.size;
-                        client.handle(&host, incoming).await;
-                        Some(size)
+                    Work::Event(queued) => {
+                        let space = queued.space();
+                        match queued {
+                            QueuedEvent::Received(incoming) => client.handle(&host, incoming).await,
+                            // Boxed: it is rare, and would make the task of each client larger.
+                            QueuedEvent::Ack(ack) => {
+                                Box::pin(client.handle_ack(&host, ack.ended)).await
+                            }
+                        }
+                        Some(space)
                     }
                     Work::PendingRejection(PendingRejection { event, id, busy, to }) => {
                         host.rooms.answer(&to, &event, id, &Err(busy.into())).await;
@@ -82,9 +89,9 @@ impl Client {
     }
 
     /// Waits for the next work. Returns `None` if there will be no more, or if the next event needs
-    /// no consumer. `handled` is the size of the event that was handled last. Its mailbox space is
+    /// no consumer. `handled` is the space of the event that was handled last. It is
     /// freed only now, because its answer has found space.
-    async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Work> {
+    async fn next(&self, sockets: &Sockets, mut handled: Option<Space>) -> Option<Work> {
         poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
     }
 
@@ -92,20 +99,20 @@ impl Client {
         &self,
         sockets: &Sockets,
         context: &Context<'_>,
-        handled: Option<usize>,
+        handled: Option<Space>,
     ) -> Poll<Option<Work>> {
         let mut mailbox = self.mailbox();
-        if let Some(size) = handled {
-            sockets.free(&mut mailbox, size);
+        if let Some(space) = handled {
+            sockets.free(&mut mailbox, space);
         }
         // Pending rejections come first: there may be space for them now.
         if let Some(pending) = mailbox.pending_rejections.pop_front() {
             sockets.memory.give_back(ANSWER_BYTES);
             return Poll::Ready(Some(Work::PendingRejection(pending)));
         }
-        if let Some(incoming) = mailbox.events.pop_front() {
+        if let Some(queued) = mailbox.events.pop_front() {
             mailbox.handling = 1;
-            return Poll::Ready(Some(Work::Event(incoming)));
+            return Poll::Ready(Some(Work::Event(queued)));
         }
         // A burst leaves a large queue behind. An idle connection does not need its memory.
         if mailbox.events.capacity() > IDLE_QUEUE {

@@ -11,7 +11,7 @@ use crate::memory::ANSWER_BYTES;
 use crate::rejection::Rejection;
 use crate::socket::Sockets;
 use crate::socket::mailbox::{
-    Busy, ConnectionState, Consumer, PendingRejection, ReceivedEvent, charge,
+    Busy, ConnectionState, Consumer, PendingRejection, QueuedEvent, ReceivedEvent, Space, charge,
 };
 
 use super::Client;
@@ -66,7 +66,7 @@ impl Client {
                     self.handle_now(sockets, incoming, context);
                 }
                 Some(_) | None => {
-                    mailbox.events.push_back(incoming);
+                    mailbox.events.push_back(QueuedEvent::Received(incoming));
                     self.wake(sockets, mailbox);
                 }
             }
@@ -100,18 +100,22 @@ impl Client {
         incoming: ReceivedEvent,
         context: &mut Context<'_>,
     ) {
-        let (client, host, size) = (Arc::clone(self), Arc::clone(sockets), incoming.size);
+        let (client, host) = (Arc::clone(self), Arc::clone(sockets));
+        let space = Space::of(incoming.size);
         let mut handling: BoxFuture<'static, ()> =
             Box::pin(async move { client.handle(&host, incoming).await });
         if handling.as_mut().poll(context).is_pending() {
             self.mailbox().consumer = Consumer::Running;
-            self.consume(sockets, Some((handling, size)));
+            self.consume(sockets, Some((handling, space)));
             return;
         }
         let mut mailbox = self.mailbox();
-        sockets.free(&mut mailbox, size);
-        // Only the caller's task adds events, so none waits. But the connection may be closing.
-        if mailbox.state == ConnectionState::Closing {
+        sockets.free(&mut mailbox, space);
+        // Only the caller's task adds events. But an outcome of an ack may wait, and the connection
+        // may be closing.
+        if mailbox.has_work() {
+            self.wake(sockets, mailbox);
+        } else if mailbox.state == ConnectionState::Closing {
             mailbox.state = ConnectionState::Closed;
             drop(mailbox);
             self.drained.notify_one();

@@ -61,6 +61,19 @@ impl Adapter {
         self.send(to, Packet::event(self.local.path().clone(), event))
     }
 
+    /// Hands an event to one connection, with an id by which its client answers. The stream yields
+    /// one item: the answer, or that the buffer was full. It yields none if there is no such
+    /// connection.
+    pub(super) fn event_with_ack(
+        &self,
+        to: Sid,
+        event: Serialized,
+        timeout: Duration,
+    ) -> <Emitter as SocketEmitter>::AckStream {
+        let packet = Packet::event(self.local.path().clone(), event);
+        self.local.broadcast_with_ack(packet, BroadcastOptions::new(to), Some(timeout)).0
+    }
+
     /// Like [`Adapter::event`], for the ack `id`.
     ///
     /// # Errors

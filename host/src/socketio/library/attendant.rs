@@ -21,7 +21,7 @@ impl Attendant {
     /// Runs until no packet waits or the connection has ended. A client that makes no space for
     /// `stalled` is disconnected.
     pub(super) async fn run(self, stalled: Duration) {
-        let Outgoing { reach, queue } = &*self.0;
+        let Outgoing { reach, queue, .. } = &*self.0;
         // While packets wait, this is the attendant that is needed.
         let abort = |reason: &'static str| self.0.abort(reason, || {});
         let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use socketioxide::handler::{MessageHandler, Value};
 use socketioxide::socket::Socket;
 
@@ -11,6 +10,7 @@ use crate::socketio::{self, Client, Incoming};
 use super::adapter::Adapter;
 use super::argument;
 use super::link::Link;
+use super::owned::own;
 
 /// The handler that the library calls in its reader task for every event of a connection. It is not
 /// a closure: the library spawns closures as tasks, which lose the order.
@@ -25,6 +25,7 @@ pub(super) struct InReaderTask;
 
 impl MessageHandler<Adapter, InReaderTask> for Intake {
     fn call(&self, _: Arc<Socket<Adapter>>, value: Value, ack: Option<i64>) {
+        self.link.until_sent();
         let (text, attachments) = match value {
             Value::Str(text, attachments) => (text, attachments),
             // Only parsers that the host does not use produce this form.
@@ -37,36 +38,5 @@ impl MessageHandler<Adapter, InReaderTask> for Intake {
             ack: ack.map(i64::cast_unsigned),
         };
         Arc::clone(&self.client).event(incoming, socketio::Link::Library(self.link.clone()), None);
-    }
-}
-
-/// Returns an attachment that keeps no more memory than is counted for it. A small attachment would
-/// keep the far larger buffer into which its transport read it.
-fn own(attachment: Bytes) -> Bytes {
-    if attachment.len() < READ_BUFFER_BYTES {
-        Bytes::copy_from_slice(&attachment)
-    } else {
-        attachment
-    }
-}
-
-/// An attachment of at least this many bytes is about as large as the buffer into which it was
-/// read.
-const READ_BUFFER_BYTES: usize = 64 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_small_attachment_does_not_keep_the_buffer_in_which_it_was_read() {
-        for (length, is_copied) in
-            [(1, true), (READ_BUFFER_BYTES - 1, true), (READ_BUFFER_BYTES, false)]
-        {
-            let buffer = Bytes::from(vec![7; 2 * READ_BUFFER_BYTES]);
-            let owned = own(buffer.slice(..length));
-            assert_eq!(owned, buffer.slice(..length));
-            assert_eq!(owned.as_ptr() != buffer.as_ptr(), is_copied, "{length}");
-        }
     }
 }

@@ -2,16 +2,21 @@
 //! the socket's buffer wait in its queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use socketioxide::TransportType;
 
 use crate::effect::Emit;
-use crate::socketio::{Answer, Full};
+use crate::socketio::{Answer, Full, NotAsked};
 
+use super::asks::Asked;
 use super::attendant::Attendant;
 use super::outgoing::Outgoing;
 use super::queue::{Handed, Packet};
 use super::{Frame, argument};
+
+/// So much longer than the host itself does the library wait for an answer.
+const LONGER: Duration = Duration::from_secs(60);
 
 /// The handle by which the host reaches one socket.
 #[derive(Clone)]
@@ -20,6 +25,34 @@ pub(crate) struct Link(pub(super) Arc<Outgoing>);
 impl Link {
     pub(crate) fn encode(&self, emit: &Emit) -> Option<Frame> {
         argument::of_emit(&*self.0.reach.adapter.upgrade()?, emit)
+    }
+
+    pub(crate) fn emit_with_ack(&self, token: u64, emit: &Emit) -> Result<Asked, NotAsked> {
+        let Outgoing { reach, queue, asks } = &*self.0;
+        let adapter = reach.adapter.upgrade().ok_or(NotAsked::Disconnected)?;
+        let event = argument::of_emit(&adapter, emit).ok_or(NotAsked::Disconnected)?;
+        let timeout = emit.ack.as_ref().map(|ack| ack.timeout).unwrap_or_default();
+        asks.ask(token, || {
+            // Only an emit can wait in the queue, because the library numbers acks when it sends.
+            if queue.has() {
+                return Err(NotAsked::Full);
+            }
+            Ok(adapter.event_with_ack(reach.sid, event, timeout.saturating_add(LONGER)))
+        })
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.0.queue.has()
+    }
+
+    /// The connection has ended: its client answers no more.
+    pub(super) fn end_acks(&self) {
+        self.0.asks.end();
+    }
+
+    /// Waits until the host is ready for the next packet of the client.
+    pub(super) fn until_sent(&self) {
+        self.0.asks.until_sent();
     }
 
     pub(crate) fn send(&self, frame: &Frame) -> bool {
@@ -47,7 +80,7 @@ impl Link {
     }
 
     pub(crate) fn close(&self) {
-        let Outgoing { reach, queue } = &*self.0;
+        let Outgoing { reach, queue, .. } = &*self.0;
         if queue.has() || reach.try_disconnect().is_err() {
             queue.end(false, &reach.shared.memory, || self.attend());
         }

@@ -1,12 +1,16 @@
 //! One socket and the queue of its packets, which its link and its attendant share.
 
+use std::sync::Arc;
+
+use super::asks::Asks;
 use super::queue::PacketQueue;
 use super::reach::Reach;
 
-/// One socket, and the packets that wait for it.
+/// One socket, the packets that wait for it, and the answers that it owes.
 pub(super) struct Outgoing {
     pub(super) reach: Reach,
     pub(super) queue: PacketQueue,
+    pub(super) asks: Arc<Asks>,
 }
 
 impl Outgoing {

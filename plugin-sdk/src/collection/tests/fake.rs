@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::Value;
+use sockhop_core::ack::AckRequest;
 use sockhop_core::delivery::Delivery;
 use sockhop_core::effect::{EffectLimits, Target, Who};
 use sockhop_core::outbound::{Request, Response};
@@ -279,6 +280,14 @@ const UNUSED: &str = "a collection does not call this";
 
 impl EmitterCalls for Rc<Transaction> {
     fn emit(&self, _: Target, _: &str, _: &str, _: &[Vec<u8>]) -> Result {
+        unreachable!("{UNUSED}")
+    }
+
+    fn emit_volatile(&self, _: Target, _: &str, _: &str, _: &[Vec<u8>]) -> Result {
+        unreachable!("{UNUSED}")
+    }
+
+    fn emit_with_ack(&self, _: &str, _: &str, _: &[Vec<u8>], _: AckRequest) -> Result<String> {
         unreachable!("{UNUSED}")
     }
 }
