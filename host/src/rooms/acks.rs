@@ -199,7 +199,7 @@ mod tests {
         PendingAck::new("id".to_owned(), "quiz", request, timeout, permit)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_ack_ends_once_by_its_client_or_at_its_time() {
         let rooms = Rooms::default();
         let identity = Arc::<Identity>::default();
