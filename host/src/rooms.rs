@@ -423,7 +423,7 @@ fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> Delivered {
         let sent = receivers.iter().filter(|receiver| receiver.link.send(&frame)).count();
         return Delivered { sent, skipped: 0 };
     }
-    let sent = receivers.iter().filter(|to| !to.link.is_slow() && to.link.send(&frame)).count();
+    let sent = receivers.iter().filter(|receiver| receiver.link.send_volatile(&frame)).count();
     Delivered { sent, skipped: receivers.len() - sent }
 }
 

@@ -222,11 +222,14 @@ impl Link {
         }
     }
 
-    /// Whether so much waits for the client that volatile emits are skipped for it.
-    pub(crate) fn is_slow(&self) -> bool {
-        match self {
-            Self::Builtin(link) => link.is_slow(),
-            Self::Library(link) => link.is_slow(),
+    /// Sends an encoded event, unless so much waits for the client that volatile emits are skipped
+    /// for it. Never disconnects a client. Returns whether the event was sent.
+    pub(crate) fn send_volatile(&self, frame: &Frame) -> bool {
+        match (self, frame) {
+            (Self::Builtin(link), Frame::Builtin(frame)) => link.send_volatile(frame),
+            (Self::Library(link), Frame::Library(frame)) => link.send_volatile(frame),
+            // A host uses only one implementation.
+            _ => false,
         }
     }
 

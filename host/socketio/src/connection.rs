@@ -245,10 +245,22 @@ impl<H: Handler> Connection<H> {
         self.current().queued_bytes()
     }
 
-    /// Writes what is queued for the client now, as far as the client reads. Only for what a batch
-    /// holds back: everything else is written at once.
-    pub fn flush(&self) {
-        self.current().flush();
+    /// Sends an event that was encoded before, like [`send_in`](Self::send_in), unless more than
+    /// `at_most_bytes` of the session are queued for the client, or the event could exceed a bound.
+    /// So it never ends the session. Returns false if it was not sent.
+    pub fn send_volatile(
+        &self,
+        batch: Option<&Batch>,
+        event: &EventFrame,
+        at_most_bytes: usize,
+    ) -> bool {
+        let session = self.current();
+        if session.queued_bytes() > at_most_bytes {
+            // A batch holds them back, perhaps, and not the client.
+            session.flush();
+        }
+        let takes = session.queued_bytes() <= at_most_bytes && session.has_room(event.len());
+        takes && batch.map_or_else(|| self.send(event), |batch| self.send_in(batch, event))
     }
 
     /// Waits until at most `at_most_bytes` of the session are queued for the client, or until the

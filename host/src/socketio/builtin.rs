@@ -397,14 +397,10 @@ impl Link {
         })
     }
 
-    pub(super) fn is_slow(&self) -> bool {
+    pub(super) fn send_volatile(&self, frame: &Frame) -> bool {
         let Some(connection) = self.connection.upgrade() else { return false };
-        let is_above = || connection.queued_bytes() > self.slow_above;
-        if is_above() {
-            // The current batch holds them back, perhaps, and not the client.
-            connection.flush();
-        }
-        is_above()
+        let send = |batch: Option<&Batch>| connection.send_volatile(batch, frame, self.slow_above);
+        BATCH.try_with(|batch| send(Some(batch))).unwrap_or_else(|_| send(None))
     }
 
     pub(super) fn send(&self, frame: &Frame) -> bool {

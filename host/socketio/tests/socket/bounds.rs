@@ -103,3 +103,22 @@ async fn a_task_that_sends_much_waits_until_the_client_has_read() {
     connection.abort();
     connection.writable(0).await;
 }
+
+#[tokio::test]
+async fn volatile_events_never_end_the_session_of_a_client_that_does_not_read() {
+    let fixture = Fixture::start(Config { max_queued: 64 << 10, ..Config::default() }).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    let frame = connection.encode_volatile("cursor", &format!("\"{}\"", "x".repeat(10 << 10)), &[]);
+    // The kernel takes the first ones.
+    let sent = (0..10_000).filter(|_| connection.send_volatile(None, &frame, usize::MAX)).count();
+    assert!(sent < 10_000 && !connection.has_ended(), "{sent}");
+    assert!(connection.queued_bytes() <= 64 << 10);
+    assert!(!connection.send_volatile(None, &frame, 1_000), "more waits than that");
+    for _ in 0..sent {
+        assert!(client.text().await.starts_with("42[\"cursor\""));
+    }
+    client.assert_alive().await;
+    assert!(connection.send_volatile(None, &frame, 1_000));
+    assert!(client.text().await.starts_with("42[\"cursor\""));
+}

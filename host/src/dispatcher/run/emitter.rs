@@ -30,9 +30,9 @@ impl EmitterCalls for Run {
     fn emit_with_ack(&mut self, request: EmitRequest, ack: AckRequest) -> Result<String, Refusal> {
         self.check_effect_limits(1, request.size() + ack.bytes())?;
         events::declared_ack(&self.active.acks, &ack.ack)?;
+        events::check_context(&ack.context)?;
         let limits = self.limits();
         let timeout = ack.timeout(limits.ack_timeout_ms)?;
-        events::check_context(&ack.context)?;
         let emit = self.checked(request)?;
         let (acks, bytes) = (limits.pending_acks.get(), limits.pending_acks_bytes.get());
         let permit = self.active.state.acks.take(ack.memory(), AckLimits { acks, bytes })?;

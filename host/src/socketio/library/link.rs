@@ -41,8 +41,9 @@ impl Link {
         })
     }
 
-    pub(crate) fn is_slow(&self) -> bool {
-        self.0.queue.has()
+    pub(crate) fn send_volatile(&self, frame: &Frame) -> bool {
+        let Outgoing { reach, queue, .. } = &*self.0;
+        queue.try_send(reach, &Packet::Emit(frame.clone()))
     }
 
     /// The connection has ended: its client answers no more.

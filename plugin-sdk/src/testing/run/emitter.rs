@@ -75,8 +75,8 @@ impl EmitterCalls for Rc<Run> {
         attachments: &[Vec<u8>],
         ack: AckRequest,
     ) -> Result<String> {
-        let timeout = ack.timeout(MAX_TIMEOUT).map_err(of_host)?;
         self.declared.check_ack(&ack.ack, &ack.context).map_err(of_host)?;
+        let timeout = ack.timeout(MAX_TIMEOUT).map_err(of_host)?;
         let to = Target::Connection(ack.connection.clone());
         let (data, bytes) = self.check_emit(&to, event, data, attachments, ack.bytes())?;
         self.check_pending(&ack)?;

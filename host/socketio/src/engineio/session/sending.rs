@@ -102,6 +102,13 @@ impl Session {
         let queued = self.queued.load(Ordering::SeqCst);
         queued + self.delivering.load(Ordering::SeqCst)
     }
+
+    /// Whether a message of so many bytes can be queued within all bounds, even if the kernel takes
+    /// none of it.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let queued = self.queued_bytes().saturating_add(bytes);
+        queued <= self.config.max_queued && self.memory.allows_outgoing(queued)
+    }
 }
 
 /// For the engine.
