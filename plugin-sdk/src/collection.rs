@@ -221,6 +221,9 @@
 //! without an entry for a new index, it marks this record. The newer version adds the entry when
 //! the index is read next, or in its migration.
 //!
+//! [`Plugin::on_check`](crate::Plugin::on_check) lets an operator find out on a copy of real data
+//! what a version can't read, before it is deployed.
+//!
 //! # Time to live
 //!
 //! The records of a collection with a [time to live](Collection::time_to_live) expire some time
@@ -257,6 +260,7 @@ mod index;
 
 mod handle;
 
+mod check;
 mod list;
 mod migrate;
 mod sweep;
@@ -280,6 +284,7 @@ use self::select::{Source, bounds};
 use self::store::Store;
 use self::sweep::unswept;
 
+pub(crate) use self::check::Attempts;
 pub use self::index::Index;
 pub use self::record::{Older, Record};
 pub use self::select::{Page, Select};
@@ -562,6 +567,17 @@ impl<R: Record> Collection<R> {
     /// `misuse`: the limit is 0. See also [`Collection`].
     pub fn sweep(&self, ctx: &Context, limit: u32) -> Result<Sweep> {
         self.open(ctx).sweep(limit)
+    }
+
+    /// Tries to read the records whose id follows `after`, as text. Returns the last one if there
+    /// are more.
+    pub(crate) fn check(
+        &self,
+        ctx: &Context,
+        after: Option<String>,
+        attempts: &mut impl Attempts,
+    ) -> Result<Option<String>> {
+        self.open(ctx).check(after, attempts)
     }
 
     fn open<'a>(&self, ctx: &'a Context) -> Handle<'a, R> {

@@ -44,7 +44,7 @@ pub struct Context {
 impl Context {
     /// Returns the public id of the caller's connection. It is stable while the connection lives,
     /// and safe to show to other clients. `None` if no connection caused the event (`$start`,
-    /// `$load`, `$resync`, `$room_occupied`, `$room_vacated`, a timer, an HTTP request).
+    /// `$load`, `$check`, `$resync`, `$room_occupied`, `$room_vacated`, a timer, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()

@@ -312,6 +312,8 @@ mod context;
 
 pub mod collection;
 mod handlers;
+mod state_check;
+
 mod plugin;
 
 mod presence;
@@ -348,6 +350,7 @@ pub use sockhop_core::arguments::Message;
 #[doc(inline)]
 pub use sockhop_core::effect::{Target, Who};
 pub use state::{Scan, State};
+pub use state_check::StateCheck;
 pub use timer::{Cron, FiredTimer, Timer};
 
 /// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must

@@ -2,6 +2,7 @@
 //! answered.
 
 mod acks;
+mod check;
 mod load;
 
 use std::borrow::Cow;

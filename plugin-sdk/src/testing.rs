@@ -21,6 +21,7 @@ mod stubs;
 mod run;
 
 mod acks;
+mod load;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,6 @@ use serde_json::{Value, json};
 use sockhop_core::handshake::Handshake;
 use sockhop_core::identity::Identity;
 use sockhop_core::limits;
-use sockhop_core::load::{Stall, Step, read_reply};
 use sockhop_core::name::host_event;
 use sockhop_core::timer;
 
@@ -50,6 +50,8 @@ use crate::timer::FiredTimer;
 pub use self::deliveries::CommittedDelivery;
 pub use self::outcome::{AskedAck, Effect, LoadError, Outcome};
 pub use self::timers::SetTimer;
+#[doc(inline)]
+pub use sockhop_core::state_check::{CheckReply, Unreadable};
 
 /// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
 /// milliseconds since 1970.
@@ -60,9 +62,6 @@ const NAMESPACE: &str = "/";
 
 /// Maximum number of timers that fire in one [`advance`](TestHost::advance).
 const FIRINGS: usize = 100_000;
-
-/// Maximum number of calls in one [`load`](TestHost::load).
-const LOADS: usize = 100_000;
 
 /// A host for one plugin in a unit test. It keeps state, room membership, sequences, timers and
 /// deliveries between events.
@@ -367,36 +366,6 @@ impl TestHost {
         self.host_event(host_event::START, Value::Null, None)
     }
 
-    /// Sends `$load`, which has no caller, until its handler has finished or a call has failed, as
-    /// a host does for a version that it has not seen. Returns the outcome of each call: the reply
-    /// of the last one is `null` if the handler has finished. The effects of a call that fails are
-    /// dropped, and those of the calls before stay. After 1,000 calls in a row without a greater
-    /// `done`, the last outcome is a refusal that says so. Empty if the plugin has no such handler.
-    ///
-    /// # Panics
-    /// If the handler has not finished after 100,000 calls.
-    pub fn load(&mut self) -> Vec<Outcome> {
-        let (mut calls, mut stall) = (Vec::new(), Stall::default());
-        if !self.declared.listens_to(host_event::LOAD) {
-            return calls;
-        }
-        loop {
-            assert!(calls.len() < LOADS, "`$load` has not finished after {LOADS} calls");
-            let outcome = self.host_event(host_event::LOAD, Value::Null, None);
-            let reply = outcome.reply.as_ref().ok().map(Value::to_string);
-            let progress = reply.and_then(|reply| read_reply(Some(&reply), 0).ok().flatten());
-            calls.push(outcome);
-            match progress.map(|progress| stall.take(progress)) {
-                None => return calls,
-                Some(Step::Forward | Step::Still) => {}
-                Some(Step::Stuck(reason)) => {
-                    calls.push(Outcome::refused("plugin_failed", reason));
-                    return calls;
-                }
-            }
-        }
-    }
-
     /// Sends `$resync`, which has no caller, as if the plugin had missed host events. Its handler
     /// reads the connections that have [connected](Self::connect) and not
     /// [disconnected](Self::disconnect).
@@ -603,11 +572,8 @@ impl TestHost {
     /// Returns the ack. The client of a handler whose reply is invalid receives `plugin_failed`;
     /// the reason is for the test, as it is for the host's log.
     fn check_reply(&self, event: &str, reply: Option<String>, attachments: usize) -> Result<Value> {
-        if event == host_event::LOAD {
-            read_reply(reply.as_deref(), attachments)
-                .map_err(|reason| Refusal::new("plugin_failed", reason))?;
-            let reply = reply.and_then(|reply| serde_json::from_str(&reply).ok());
-            return Ok(reply.unwrap_or_default());
+        if load::is_about_state(event) {
+            return load::read(event, reply.as_deref(), attachments);
         }
         let reply = self.declared.check_reply(event, reply, attachments);
         reply

@@ -21,6 +21,7 @@
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
 //! | [`key`] | keys as text whose order is that of the values |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
+//! | [`state_check`] | the replies to `$check` |
 //! | [`timer`] | the names and the deadlines of timers |
 //! | [`load`] | the replies to `$load`, and when it is sent again |
 //! | [`ack`] | emits with an ack: their outcomes, and what bounds them |
@@ -68,4 +69,5 @@ pub mod schedule;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod state;
+pub mod state_check;
 pub mod timer;

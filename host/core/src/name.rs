@@ -8,6 +8,9 @@ pub mod host_event {
     /// Sent to each version of a plugin until its handler replies that it has finished: to prepare
     /// the state that other versions have left. It never comes again in this version.
     pub const LOAD: &str = "$load";
+    /// Sent only by `sockhop check`, to a version that has the copy of a stored state: its handler
+    /// replies what it can't read.
+    pub const CHECK: &str = "$check";
     /// Sent once per connection, before its first event.
     pub const CONNECT: &str = "$connect";
     /// Sent once per connection, after its last event. The connection is still in its rooms, unless
@@ -23,8 +26,8 @@ pub mod host_event {
     /// so for some time.
     pub const ROOM_VACATED: &str = "$room_vacated";
     /// The names of all host events.
-    pub const ALL: [&str; 7] =
-        [START, LOAD, CONNECT, DISCONNECT, RESYNC, ROOM_OCCUPIED, ROOM_VACATED];
+    pub const ALL: [&str; 8] =
+        [START, LOAD, CHECK, CONNECT, DISCONNECT, RESYNC, ROOM_OCCUPIED, ROOM_VACATED];
 }
 
 /// Maximum number of characters in a plugin's name.
