@@ -12,6 +12,7 @@ mod load;
 mod requests;
 mod run;
 mod sequence;
+mod state_check;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,6 +70,14 @@ struct Failed {
 }
 
 impl Failed {
+    /// Why the event has failed, for operators.
+    fn reason(&self) -> String {
+        match &self.fault {
+            Some(fault) => fault.error.clone(),
+            None => format!("{}: {}", self.rejection.code(), self.rejection.message()),
+        }
+    }
+
     fn new(rejection: Rejection, fault: log::Fault) -> Self {
         Self { rejection, fault: Some(Box::new(fault)), is_excused: false }
     }

@@ -14,6 +14,7 @@ mod priority;
 mod reload_thread;
 mod reloadable;
 mod shutdown;
+mod state_check;
 mod tending;
 mod transports;
 mod warnings;
@@ -78,6 +79,7 @@ pub use loaders::{checking_loader, loader};
 pub use lock::DataLock;
 pub use monitor::Monitor;
 pub use priority::shorten_time_slice;
+pub use state_check::{CheckStep, LoadOutcome, RecordsOutcome, StateOutcome, check_state};
 
 /// A host that listens and has loaded its plugins.
 pub struct Host {

@@ -87,6 +87,8 @@ pub(crate) struct Outbound {
     deliveries_at_once: usize,
     memory: ResponseMemory,
     tasks: TaskTracker,
+    /// Whether nothing is sent.
+    is_offline: bool,
 }
 
 /// The requests of all plugins that are in use, and their limits.
@@ -148,7 +150,13 @@ impl Outbound {
             deliveries_at_once,
             memory: ResponseMemory::new(config.memory_bytes.get()),
             tasks,
+            is_offline: false,
         }
+    }
+
+    /// A client that sends nothing: each request is refused as `unreachable`.
+    pub(crate) fn offline() -> Self {
+        Self { is_offline: true, ..Self::default() }
     }
 
     /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities
@@ -253,6 +261,9 @@ impl Outbound {
         deadline: Instant,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<KeptResponse, SendError> {
+        if self.is_offline {
+            return Err(SendError::Unreachable("`sockhop check` sends no requests".to_owned()));
+        }
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
         let purpose = if permit.is_some() { Purpose::Delivery } else { Purpose::Event };
         let (asker, exchanges) = ((Arc::clone(plugin), purpose), Arc::clone(&self.exchanges));

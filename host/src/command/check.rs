@@ -1,5 +1,10 @@
 //! `sockhop check`: checks plugins and configurations without a running host.
 
+mod state;
+
+use std::fs::DirBuilder;
+#[cfg(unix)]
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,6 +30,7 @@ use sockhop_core::route::Route;
 use super::client::{ReachArgs, RequestBody};
 use super::output;
 use super::reload::print_changes;
+use state::{Source, StateReport};
 
 /// Checks plugins or a configuration; exit status 0 if all are accepted, else 1
 #[derive(Debug, Args)]
@@ -40,6 +46,10 @@ pub(crate) struct Check {
     /// settings need a restart; the host is found by the options below, else by this configuration
     #[arg(long, requires = "config")]
     against_running: bool,
+    /// Also runs the plugins on a copy of the state in this data directory, of a running or a
+    /// stopped host, and reports what they can't read; nothing is sent to anyone
+    #[arg(long, value_name = "DIR", requires = "files")]
+    state: Option<PathBuf>,
     /// Prints one JSON document instead
     #[arg(long)]
     json: bool,
@@ -63,18 +73,29 @@ impl Check {
         // The log shows what a plugin prints or logs while it registers, such as the message of its
         // panic: its author needs it. What the host itself would log is in the result.
         let log = log::start_for_command()?;
+        let source = self.state.as_deref().map(Source::find).transpose()?.map(Arc::new);
         let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(check(config.clone(), &self.files, &scratch, None));
+        let found = runtime.block_on(async {
+            tokio::select! {
+                found = self.check_all(&config, &scratch, source.as_ref()) => Some(found),
+                _ = tokio::signal::ctrl_c() => None,
+            }
+        });
         log.finish(FLUSH);
-        let checked = checked?;
+        let Some(found) = found else {
+            // The directories for temporary files are removed, and a copy is not waited for.
+            runtime.shutdown_background();
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
+        let (checked, states) = found?;
         let mut tables = match &self.config {
             Some(_) => tables_without_plugin(&config, &checked),
             None => Vec::new(),
         };
         tables.extend(certificate);
         if self.json {
-            let mut document = document(&checked);
+            let mut document = document(&checked, states.as_deref());
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
                 let mut config =
                     json!({"ok": true, "file": file.to_string_lossy(), "warnings": tables});
@@ -86,13 +107,32 @@ impl Check {
             }
             output::json(&document);
         } else {
-            self.print(&checked, &tables, changes.as_ref());
+            self.print(&checked, states.as_deref(), &tables, changes.as_ref());
         }
-        Ok(if checked.iter().all(|(_, result)| result.is_ok()) {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        Ok(if all_ok(&checked, states.as_deref()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Loads the plugins, and then runs each that is accepted on a copy of its state, if that is
+    /// asked for. The reports are in the order of the plugins.
+    async fn check_all(
+        &self,
+        config: &Config,
+        scratch: &Scratch,
+        source: Option<&Arc<Source>>,
+    ) -> anyhow::Result<(Vec<Checked>, Option<Vec<StateReport>>)> {
+        let checked = check(config.clone(), &self.files, scratch, None).await?;
+        let Some(source) = source else { return Ok((checked, None)) };
+        let mut states = Vec::new();
+        for (file, result) in &checked {
+            states.push(match result {
+                Ok(active) => {
+                    let (name, cache) = (active.code.name(), host::cache_dir(&scratch.0));
+                    state::try_state(config.clone(), file, name, source, cache).await
+                }
+                Err(_) => StateReport::None,
+            });
+        }
+        Ok((checked, Some(states)))
     }
 
     /// Asks the running host what would change, if that is asked for.
@@ -106,7 +146,13 @@ impl Check {
         self.host.ask(config, "/api/reload/preview", body)?.success().map(Some)
     }
 
-    fn print(&self, checked: &[Checked], tables: &[String], changes: Option<&Value>) {
+    fn print(
+        &self,
+        checked: &[Checked],
+        states: Option<&[StateReport]>,
+        tables: &[String],
+        changes: Option<&Value>,
+    ) {
         if let Some(config) = &self.config {
             output::line(format_args!("{}: ok", config.display()));
             for warning in tables {
@@ -117,10 +163,14 @@ impl Check {
             }
         }
         let warnings = warnings(checked);
-        for (file, result) in checked {
+        for (number, (file, result)) in checked.iter().enumerate() {
             match result {
                 Ok(active) => {
                     print_plugin(file, active);
+                    let state = states.and_then(|states| states.get(number));
+                    if let (Some(state), Some(dir)) = (state, &self.state) {
+                        state.print(dir);
+                    }
                     for warning in warnings_of(active, &warnings) {
                         output::line(format_args!("  warning: {warning}"));
                     }
@@ -213,6 +263,9 @@ fn readable(config: Config) -> anyhow::Result<(Config, Option<String>)> {
     Ok((config, certificate))
 }
 
+/// The exit status of a command that Ctrl-C has ended, as shells report it.
+const INTERRUPTED: u8 = 130;
+
 /// The longest time that the end of the command waits for a reader of the log.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -254,15 +307,24 @@ pub(super) async fn check(
     Ok(checked)
 }
 
+/// Whether all plugins are accepted, and nothing of their states speaks against them.
+fn all_ok(checked: &[Checked], states: Option<&[StateReport]>) -> bool {
+    checked.iter().all(|(_, result)| result.is_ok())
+        && states.into_iter().flatten().all(StateReport::is_ok)
+}
+
 /// A temporary directory, removed when dropped. A plugin writes its state when it is dropped, so
-/// drop all plugins first.
+/// drop all plugins first. Only its owner can use it: it can hold copies of state.
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     /// Makes an empty directory in the system's directory for temporary files.
     pub(super) fn new() -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join(format!("sockhop-check-{}", ulid::Ulid::new()));
-        std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+        let mut new = DirBuilder::new();
+        #[cfg(unix)]
+        new.mode(0o700);
+        new.create(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         Ok(Self(dir))
     }
 }
@@ -273,7 +335,7 @@ impl Drop for Scratch {
     }
 }
 
-fn document(checked: &[Checked]) -> Value {
+fn document(checked: &[Checked], states: Option<&[StateReport]>) -> Value {
     let warnings = warnings(checked);
     let row = |(file, result): &Checked| match result {
         Err(reason) => json!({"file": file.to_string_lossy(), "ok": false, "reason": reason}),
@@ -291,5 +353,14 @@ fn document(checked: &[Checked]) -> Value {
                 "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };
-    json!({"ok": checked.iter().all(|(_, result)| result.is_ok()), "plugins": checked.iter().map(row).collect::<Vec<_>>()})
+    let with_state = |(number, checked): (usize, &Checked)| {
+        let mut row = row(checked);
+        if let (Some(members), Some(states)) = (row.as_object_mut(), states) {
+            let state = states.get(number).map(StateReport::document);
+            members.insert("state".to_owned(), state.unwrap_or_default());
+        }
+        row
+    };
+    json!({"ok": all_ok(checked, states),
+        "plugins": checked.iter().enumerate().map(with_state).collect::<Vec<_>>()})
 }

@@ -21,7 +21,7 @@ use super::commit::{CommitEntry, commit};
 use super::load;
 use super::requests::EventRequests;
 use super::run::{Discarded, Run, Sending};
-use super::{Dispatcher, Failed, Reply, contended, state_unreadable};
+use super::{Dispatcher, Failed, Reply, contended, state_check, state_unreadable};
 
 /// Number of conflicts after which a run holds the plugin's commit lock from its begin, so that it
 /// can commit. Only a run that has to send a request does not hold the lock then.
@@ -282,6 +282,8 @@ impl BoundEvent<'_> {
                 changes.mark_load(mark);
                 reply
             })
+        } else if self.inbound.is_none() && state_check::is_check(self.event) {
+            state_check::read(reply, attachments.len())
         } else {
             check_reply(reply, attachments.len(), self.inbound, active, &effects)
         };

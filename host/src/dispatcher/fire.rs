@@ -98,10 +98,7 @@ impl Dispatcher {
                 Ok(true) | Err(_) => Fired::Later(RETRY),
             };
         }
-        let reason = match &failed.fault {
-            Some(fault) => fault.error.clone(),
-            None => format!("{}: {}", failed.rejection.code(), failed.rejection.message()),
-        };
+        let reason = failed.reason();
         match report(&generation, active, &event, failed) {
             Rejection::Unavailable(_) | Rejection::NotCommitted(_) => Fired::Later(RETRY),
             _ => Fired::Failed(fired, reason),

@@ -66,10 +66,7 @@ impl Dispatcher {
         if let Rejection::Busy(_) = failed.rejection {
             return Loaded::NotServing(RETRY);
         }
-        let reason = match &failed.fault {
-            Some(fault) => fault.error.clone(),
-            None => format!("{}: {}", failed.rejection.code(), failed.rejection.message()),
-        };
+        let reason = failed.reason();
         report(&generation, active, &event, failed);
         Loaded::Failed(reason)
     }
