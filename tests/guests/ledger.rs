@@ -52,6 +52,7 @@ pub fn plugin<V: Version>() -> Plugin {
         .on("get", get::<V>)
         .on("ids", ids::<V>)
         .on("count", count::<V>)
+        .on_check(|check| check.collection(&V::accounts()))
 }
 
 /// A version of the plugin that converts what others have stored.

@@ -53,6 +53,7 @@ mod routes;
 mod sessions;
 mod settings;
 mod state;
+mod state_checks;
 mod state_tools;
 mod stopping;
 mod tidy;

@@ -1,5 +1,5 @@
-//! A plugin that handles `$load` as its state says, or else its setting `mood`: words with a number
-//! of steps, such as `steps 5`.
+//! A plugin that handles `$load` as its state says, or else its setting `mood`: a word with a
+//! number of steps, such as `steps 5`, or with a URL.
 
 #![allow(clippy::panic, missing_docs, reason = "misbehaving is what it is for")]
 
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use sockhop_sdk::{Context, Emits, Plugin, Progress, Refusal, Result};
+use sockhop_sdk::http::Request;
+use sockhop_sdk::{Context, Emits, Plugin, Progress, Refusal, Result, Target};
 
 /// What was done in all calls of `$load` that took effect.
 #[derive(Serialize, JsonSchema)]
@@ -32,11 +33,14 @@ fn load(ctx: &Context) -> Result<Progress> {
     };
     let mut words = mood.split(' ');
     let (kind, most) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if kind == "send" {
+        ctx.send(Request::get(most))?;
+    }
     let most: u64 = most.parse().unwrap_or(1);
     // The effects of a call that fails are dropped.
     let (steps, at) = (number(ctx, "steps")? + 1, number(ctx, "at")? + 1);
     state.set("steps", &steps)?;
-    ctx.emit(sockhop_sdk::Target::Everyone, &MOVED, &steps)?;
+    ctx.emit(Target::Everyone, &MOVED, &steps)?;
     match kind {
         "trap" => panic!("no"),
         "refuse" => return Err(Refusal::new("not_ready", "the list is missing")),
