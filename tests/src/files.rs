@@ -39,14 +39,6 @@ pub fn chameleon(mood: &str) -> Vec<u8> {
     made
 }
 
-/// Returns the same component with another digest: with a custom section, which nobody reads.
-pub fn another(mut component: Vec<u8>, number: u32) -> Vec<u8> {
-    // The id of the section, its length, and its name with its length.
-    component.extend([0, 6, 1, b'n']);
-    component.extend(number.to_le_bytes());
-    component
-}
-
 /// Puts `bytes` into a directory as the documentation recommends: completely, by a rename. Returns
 /// the path of the file.
 pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {

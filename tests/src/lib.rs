@@ -29,7 +29,7 @@ mod tokens;
 pub use api::{Answer, ask, row_of, send};
 pub use client::{Arguments, Stream, TestClient, answered};
 pub use dispatch::TestDispatcher;
-pub use files::{another, binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
+pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};
 pub use host::TestHost;
 pub use polling::PollingSession;
@@ -65,6 +65,14 @@ pub fn socketio() -> SocketIo {
 /// How long any operation may take before a test gives up: far longer than it should take on a slow
 /// machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns the same component with another digest: with a custom section, which nobody reads.
+pub fn another(mut component: Vec<u8>, number: u32) -> Vec<u8> {
+    // The id of the section, its length, and its name with its length.
+    component.extend([0, 6, 1, b'n']);
+    component.extend(number.to_le_bytes());
+    component
+}
 
 /// Returns a directory with copies of `files`, as an operator would fill it.
 pub fn directory_of(files: &[PathBuf]) -> tempfile::TempDir {
