@@ -196,7 +196,16 @@ pub struct FiredTimer {
 impl Event {
     /// Creates an event with the current time and a new id.
     pub fn now(name: impl Into<String>, payload: Payload, caller: Caller) -> Self {
-        let received_at = SystemTime::now();
+        Self::at(SystemTime::now(), name, payload, caller)
+    }
+
+    /// Creates an event that was received at this time, with a new id.
+    pub(crate) fn at(
+        received_at: SystemTime,
+        name: impl Into<String>,
+        payload: Payload,
+        caller: Caller,
+    ) -> Self {
         Self {
             id: EventId::new(received_at),
             name: name.into(),

@@ -35,7 +35,7 @@ struct Registering(RefCell<InstanceState>);
 impl Registering {
     fn new(limits: &Limits) -> Self {
         let output = Arc::new(PluginOutput::new("test", None, limits));
-        let mut state = InstanceState::new(limits, &Arc::default(), &output, &Arc::default());
+        let mut state = InstanceState::new(limits, &Arc::default(), &output, &Arc::default(), None);
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         let settings = Arc::default();
         let registering = state::Registering { declarations, settings, has_read_settings: false };

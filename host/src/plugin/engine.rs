@@ -13,6 +13,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use wasmtime_wasi_config::WasiConfig;
 
 use crate::config::Limits;
+use crate::wall_clock::WallClock;
 
 use super::bindings;
 use super::standstill::Standstills;
@@ -89,6 +90,8 @@ pub struct Engine {
     pub(super) checked: Arc<AtomicBool>,
     /// Times in which the process stood still, as detected by the epoch ticker.
     pub(super) standstills: Arc<Standstills>,
+    /// The time of day that guests read; `None` for the system's.
+    pub(super) clock: Option<WallClock>,
     stop: Arc<AtomicBool>,
 }
 
@@ -127,7 +130,14 @@ impl Engine {
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
-        Ok(Self { wasm, linker, workers, checked, standstills, stop })
+        Ok(Self { wasm, linker, workers, checked, standstills, clock: None, stop })
+    }
+
+    /// Lets guests read the time of day from `clock`.
+    #[must_use]
+    pub(crate) fn with_clock(mut self, clock: WallClock) -> Self {
+        self.clock = Some(clock);
+        self
     }
 
     /// Maximum number of instances of a plugin that run at the same time under `limits`.

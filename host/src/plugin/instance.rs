@@ -89,7 +89,13 @@ impl Instance {
     /// Creates an instance of `code` within `budget`, and runs the guest's start functions.
     pub(super) async fn new(code: &Code, budget: &mut Budget) -> Result<Self, Failure> {
         let clock = Arc::new(CpuClock::new(budget.in_background));
-        let state = InstanceState::new(&code.limits, &code.config, &code.output, &code.memory);
+        let state = InstanceState::new(
+            &code.limits,
+            &code.config,
+            &code.output,
+            &code.memory,
+            code.engine.clock.as_ref(),
+        );
         let mut store = Store::new(&code.engine.wasm, state);
         store.limiter(|state| &mut state.memory);
         store.set_max_component_handles(code.limits.handles.get());

@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use sockhop_core::declarations::Declarations;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::config::{Config, Limits};
 use crate::effect::HostCalls;
 use crate::rejection::Refusal;
+use crate::wall_clock::WallClock;
 
 use super::memory::MemoryLimiter;
 use super::output::{CurrentEvent, LineStream, Output};
@@ -58,17 +60,21 @@ impl InstanceState {
         config: &Arc<WasiConfigVariables>,
         output: &Arc<Output>,
         plugin_memory: &Arc<AtomicUsize>,
+        clock: Option<&WallClock>,
     ) -> Self {
         let current = Arc::default();
         let (stdout, stderr) =
             (LineStream::stdout(output, &current), LineStream::stderr(output, &current));
-        let wasi = WasiCtx::builder()
-            .stdout(stdout.clone())
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(stdout.clone())
             .stderr(stderr.clone())
             .max_random_size(limits.random_bytes.get())
             .allow_tcp(false)
-            .allow_udp(false)
-            .build();
+            .allow_udp(false);
+        if let Some(clock) = clock {
+            wasi.wall_clock(GuestClock(clock.clone()));
+        }
+        let wasi = wasi.build();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(limits.handles.get());
         let memory = MemoryLimiter::new(limits, plugin_memory);
@@ -132,6 +138,19 @@ impl InstanceState {
 /// Returns settings in the form of `wasi:config/store`.
 pub(super) fn variables(settings: &BTreeMap<String, String>) -> WasiConfigVariables {
     settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// The time of day of a host that tests plugins, as guests read it.
+struct GuestClock(WallClock);
+
+impl HostWallClock for GuestClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.now_ms())
+    }
 }
 
 impl WasiView for InstanceState {

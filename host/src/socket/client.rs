@@ -57,7 +57,7 @@ impl Client {
         newcomer: Newcomer,
         known: Authenticated,
     ) -> Arc<Self> {
-        let public_id = EventId::new(std::time::SystemTime::now()).to_string();
+        let public_id = EventId::new(sockets.dispatcher.clock().now()).to_string();
         let handshake = handshake(sockets, &newcomer, &public_id);
         let Newcomer { sid, namespace, address, slot, credentials: _, query: _ } = newcomer;
         let Authenticated { identity, expires_at, issued_at } = known;
@@ -213,7 +213,8 @@ impl socketio::Client for Client {
         let read = packet::read(incoming, &sockets.config.get().limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let caller = Caller::Connection(Arc::clone(&self.connection));
-        let event = Arc::new(Event::now(read.name, read.payload, caller));
+        let now = sockets.dispatcher.clock().now();
+        let event = Arc::new(Event::at(now, read.name, read.payload, caller));
         self.take(&sockets, ReceivedEvent { event, rejection: read.rejection, to, size }, context);
     }
 
