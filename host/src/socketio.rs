@@ -2,12 +2,14 @@
 //! the host through [`Clients`] and [`Client`]. The host reaches one connection through [`Link`].
 //!
 //! Each implementation is one file. [`builtin`] adapts the crate `sockhop-socketio`. [`library`]
-//! adapts socketioxide, and the files below it add what socketioxide lacks. Neither knows rooms,
-//! plugins or the meaning of an event.
+//! adapts socketioxide, and the files below it add what socketioxide lacks. [`recorded`] is for
+//! clients without a transport, by which plugins are tested. None knows rooms, plugins or the
+//! meaning of an event.
 
 pub(crate) mod builtin;
 mod cut;
 pub(crate) mod library;
+pub(crate) mod recorded;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -192,6 +194,8 @@ pub(crate) enum Link {
     Builtin(builtin::Link),
     /// A link of the library.
     Library(library::Link),
+    /// A link to a client without a transport.
+    Recorded(recorded::Link),
 }
 
 impl Link {
@@ -207,6 +211,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.emit(emit),
             Self::Library(link) => link.encode(emit).is_some_and(|frame| link.send(&frame)),
+            Self::Recorded(link) => link.send(&recorded::Frame::of(emit)),
         }
     }
 
@@ -239,6 +244,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.encode(emit).map(Frame::Builtin),
             Self::Library(link) => link.encode(emit).map(Frame::Library),
+            Self::Recorded(_) => Some(Frame::Recorded(recorded::Frame::of(emit))),
         }
     }
 
@@ -247,6 +253,7 @@ impl Link {
         match (self, frame) {
             (Self::Builtin(link), Frame::Builtin(frame)) => link.send(frame),
             (Self::Library(link), Frame::Library(frame)) => link.send(frame),
+            (Self::Recorded(link), Frame::Recorded(frame)) => link.send(frame),
             // A host uses only one implementation.
             _ => false,
         }
@@ -258,6 +265,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.answer(answer).await,
             Self::Library(link) => link.answer(answer).await,
+            Self::Recorded(link) => link.answer(answer),
         }
     }
 
@@ -269,6 +277,10 @@ impl Link {
         match self {
             Self::Builtin(link) => link.try_answer(answer),
             Self::Library(link) => link.try_answer(answer),
+            Self::Recorded(link) => {
+                link.answer(answer);
+                Ok(())
+            }
         }
     }
 
@@ -277,6 +289,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.close(),
             Self::Library(link) => link.close(),
+            Self::Recorded(link) => link.end(recorded::CLOSED),
         }
     }
 
@@ -284,7 +297,7 @@ impl Link {
     pub(crate) fn session_key(&self) -> Option<u128> {
         match self {
             Self::Builtin(link) => link.session_key(),
-            Self::Library(_) => None,
+            Self::Library(_) | Self::Recorded(_) => None,
         }
     }
 
@@ -303,6 +316,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.abort(reason),
             Self::Library(link) => link.abort(reason),
+            Self::Recorded(link) => link.end(reason),
         }
     }
 
@@ -312,6 +326,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.waiting_bytes(),
             Self::Library(link) => link.waiting_bytes(),
+            Self::Recorded(link) => link.waiting_bytes(),
         }
     }
 
@@ -320,6 +335,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.transport(),
             Self::Library(link) => link.transport(),
+            Self::Recorded(_) => "none",
         }
     }
 }
@@ -330,6 +346,8 @@ pub(crate) enum Frame {
     Builtin(builtin::Frame),
     /// For the library.
     Library(library::Frame),
+    /// For clients without a transport.
+    Recorded(recorded::Frame),
 }
 
 /// What clients make an implementation hold, with its limits. A value that an implementation does
