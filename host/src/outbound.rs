@@ -16,6 +16,7 @@ mod resolve;
 mod retry_after;
 mod secrets;
 mod signature;
+mod stand_in;
 mod trust;
 
 use std::error::Error;
@@ -44,6 +45,7 @@ use secrets::Secrets;
 
 pub(crate) use memory::KeptResponse;
 pub use secrets::SecretsError;
+pub(crate) use stand_in::StandIn;
 pub use trust::TrustError;
 
 /// Bytes of the body of a response to a delivery that are read, and dropped. A receiver that sends
@@ -89,6 +91,8 @@ pub(crate) struct Outbound {
     tasks: TaskTracker,
     /// Whether nothing is sent.
     is_offline: bool,
+    /// Answers all requests in place of the network, in a host that tests plugins.
+    stand_in: Option<Arc<dyn StandIn>>,
 }
 
 /// The requests of all plugins that are in use, and their limits.
@@ -151,6 +155,7 @@ impl Outbound {
             memory: ResponseMemory::new(config.memory_bytes.get()),
             tasks,
             is_offline: false,
+            stand_in: None,
         }
     }
 
@@ -263,6 +268,9 @@ impl Outbound {
     ) -> Result<KeptResponse, SendError> {
         if self.is_offline {
             return Err(SendError::Unreachable("`sockhop check` sends no requests".to_owned()));
+        }
+        if let Some(stand_in) = &self.stand_in {
+            return self.stand_in_for(stand_in.as_ref(), plugin, &request, body);
         }
         let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
         let purpose = if permit.is_some() { Purpose::Delivery } else { Purpose::Event };
