@@ -2,6 +2,7 @@
 //! so that no plugin waits for another. The deliveries are in the plugin's file; only which of them
 //! are being sent is kept in memory. No handler runs for a delivery: its result is a timer.
 
+mod step;
 mod verdict;
 
 use std::collections::HashMap;

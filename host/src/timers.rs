@@ -2,6 +2,8 @@
 //! task, so that no plugin waits for another. The timers are in the plugin's file; only what must
 //! be known of running events is kept in memory.
 
+mod step;
+
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::{Arc, Weak};

@@ -4,6 +4,7 @@
 mod backlog;
 mod event;
 mod rooms;
+mod settled;
 mod worker;
 
 use std::collections::HashMap;
@@ -140,7 +141,8 @@ impl Dispatcher {
 
     /// Adds an event to the backlogs of the plugins that it is for. The returned tracker is empty
     /// when the plugins that serve have handled the event.
-    fn dispatch_host_event(self: &Arc<Self>, event: HostEvent) -> TaskTracker {
+    fn dispatch_host_event(self: &Arc<Self>, mut event: HostEvent) -> TaskTracker {
+        event.at = self.clock.now();
         let awaited = TaskTracker::new();
         // The directory and the backlogs change under one lock, so that the connections that a
         // plugin reads agree with its next events.

@@ -172,6 +172,13 @@ impl Backlog {
         is_other
     }
 
+    /// Whether nothing is delivered, and nothing waits that can be delivered now.
+    pub(super) fn is_settled(&self) -> bool {
+        let runs = !self.running.is_empty() || self.exclusive_runs || self.running_rooms > 0;
+        let waits = self.needs_resync || self.len() > 0;
+        self.is_parked || (!runs && !waits)
+    }
+
     /// Number of events that wait, with the changes of rooms.
     pub(super) fn len(&self) -> usize {
         self.waiting_events() + self.rooms.len()
