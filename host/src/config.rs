@@ -15,6 +15,7 @@ mod log;
 mod message;
 mod origins;
 mod outbound;
+mod overlay;
 mod plugins;
 mod rate;
 mod rule;

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::LiveConfig;
+use crate::effect::Effect;
 pub use crate::effect::Reply;
 use crate::event::{Caller, Connection, Event};
 use crate::events::check_payload;
@@ -53,7 +54,12 @@ pub struct Dispatcher {
     clock: WallClock,
     rate: RateLimits,
     outbound: Arc<Outbound>,
+    /// Called with the effects of each handler, in a host that tests plugins.
+    observer: Option<Observer>,
 }
+
+/// Called with an event, the plugin that has handled it, and the effects that are applied next.
+pub(crate) type Observer = Box<dyn Fn(&Event, &str, &[Effect]) + Send + Sync>;
 
 /// The outcome of an event.
 pub type EventResult = Result<Reply, Rejection>;
@@ -112,9 +118,27 @@ impl Dispatcher {
     ) -> Self {
         let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
         let clock = WallClock::default();
-        let outbound = Arc::default();
-        let waiting_acks = WaitingAcks::default();
-        Self { registry, rooms, config, metrics, host_events, waiting_acks, clock, rate, outbound }
+        let (waiting_acks, outbound, observer) = (WaitingAcks::default(), Arc::default(), None);
+        Self {
+            registry,
+            rooms,
+            config,
+            metrics,
+            host_events,
+            waiting_acks,
+            clock,
+            rate,
+            outbound,
+            observer,
+        }
+    }
+
+    /// Lets events and timers have the time of `clock`, and calls `observer` with all effects: for
+    /// a host that tests plugins.
+    #[must_use]
+    pub(crate) fn observed_by(mut self, clock: WallClock, observer: Observer) -> Self {
+        (self.clock, self.observer) = (clock, Some(observer));
+        self
     }
 
     /// Lets handlers send their HTTP requests by `outbound`, instead of a client that knows no TLS.

@@ -32,6 +32,7 @@
 //! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
 //! | [`rooms`] | connections, their rooms, and what clients receive | |
 //! | [`contract`] | what is promised to clients now, as plain data | no I/O |
+//! | [`scenario`] | what virtual clients do, and what must come of it | `serde-saphyr`, `similar`, no I/O but files |
 //! | [`registry`] | the plugins, events and rooms that are served now | |
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `plugin_tasks` | one task for each plugin that serves | |
@@ -43,6 +44,7 @@
 //! | `settings` | a configuration that changes while the host runs | |
 //! | `http` | HTTP endpoints | `axum` |
 //! | [`host`] | composition of all parts | all modules, `axum` |
+//! | [`trial`] | a host without listeners, which tests plugins | |
 //!
 //! # Socket.IO
 //!
@@ -97,6 +99,8 @@ pub mod rooms;
 
 pub mod contract;
 
+pub mod scenario;
+
 pub mod registry;
 
 pub mod dispatcher;
@@ -118,6 +122,8 @@ mod settings;
 mod http;
 
 pub mod host;
+
+pub mod trial;
 
 /// What fuzzers call: each function reads bytes that a client, a plugin, an operator or a disk has
 /// supplied, and checks what must hold for any. Not part of the crate's interface. A function fails

@@ -20,6 +20,7 @@
 //! | `elapsed_ms` | how long it took, in milliseconds |
 //! | `repeated` | how many records this line stands for |
 
+mod capture;
 mod escape;
 mod format;
 mod panics;
@@ -48,6 +49,7 @@ use record::{LogRecord, Value};
 use repeats::Repeats;
 use writer::Chores;
 
+pub use capture::{Capture, Line, capture};
 pub use escape::{escape, escape_json};
 pub(crate) use panics::{Panic, catch};
 pub(crate) use rejected::{Fault, Handler, rejected};

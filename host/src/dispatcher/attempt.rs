@@ -352,6 +352,9 @@ impl BoundEvent<'_> {
             self.observe_join(&registry.snapshot(), room, &connection.identity());
         };
         let rule = MemberRule { may_join: &may_join, joined: &on_join, max_rooms };
+        if let Some(observer) = &self.dispatcher.observer {
+            observer(self.event, self.active.code.name(), effects);
+        }
         let applied = rooms.apply(&self.event.caller, effects, &rule);
         if applied.skipped > 0 {
             let plugin = self.active.code.name();
