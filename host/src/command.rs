@@ -1,5 +1,6 @@
 //! The command line: its commands, and how they find the configuration.
 
+mod call;
 mod check;
 mod client;
 mod compile;
@@ -14,6 +15,7 @@ mod reload;
 mod rows;
 mod serve;
 mod state;
+mod test;
 mod timers;
 mod token;
 
@@ -39,6 +41,10 @@ enum Command {
     /// Loads plugins as the host would and says what they register or why they are refused; or
     /// checks a configuration
     Check(check::Check),
+    /// Lets a plugin handle one event, and prints the answer and the effects
+    Call(call::Call),
+    /// Tests plugins by scenarios: virtual clients, and what must come of what they send
+    Test(test::Test),
     /// Emits an event through a running host, as `POST /api/emit` does
     Emit(emit::Emit),
     /// Shows and manages the plugins of a running host
@@ -68,6 +74,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::Call(call) => call.run(),
+        Command::Test(test) => test.run(),
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Timers(timers) => timers.run(),

@@ -327,6 +327,11 @@ impl Scratch {
         new.create(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         Ok(Self(dir))
     }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
 impl Drop for Scratch {

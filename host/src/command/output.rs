@@ -90,6 +90,17 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     print_error(&escape(&text.to_string()));
 }
 
+/// Shows on a terminal what a command does now, in place of what it did before. Empty text removes
+/// it. Elsewhere nothing is shown.
+pub(crate) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        let width = 78;
+        let shown: String = escape(text).chars().take(width).collect();
+        // An error of standard error can't be reported anywhere.
+        let _ = io::stderr().write_all(format!("\r\x1b[K{shown}").as_bytes());
+    }
+}
+
 /// Prints `rows` as a table under `header`.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
