@@ -18,6 +18,7 @@ mod state;
 mod test;
 mod timers;
 mod token;
+mod workplace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -49,7 +49,7 @@ use record::{LogRecord, Value};
 use repeats::Repeats;
 use writer::Chores;
 
-pub use capture::{Capture, Line, capture};
+pub use capture::{Capture, Line};
 pub use escape::{escape, escape_json};
 pub(crate) use panics::{Panic, catch};
 pub(crate) use rejected::{Fault, Handler, rejected};
@@ -125,6 +125,24 @@ fn begin(settings: &LogConfig, format: Format) -> Result<Log, LogError> {
     let _ = (QUEUE.set(Arc::clone(&queue)), FILTER.set(handle));
     panics::install();
     Ok(Log { writer, queue, format, repeats })
+}
+
+/// Keeps what plugins write, and what the host warns of or reports as failed or rejected, for a
+/// command that tests plugins. Nothing is written.
+///
+/// # Errors
+/// [`LogError::Started`]: this process has a log already.
+pub fn capture() -> Result<Capture, LogError> {
+    let capture = Capture::default();
+    let targets = Targets::new()
+        .with_default(Level::WARN)
+        .with_target(PLUGIN, Level::TRACE)
+        .with_target("sockhop::log::rejected", Level::INFO);
+    let layer = CaptureLayer(capture.clone());
+    let subscriber = tracing_subscriber::registry().with(targets).with(layer);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
+    panics::install();
+    Ok(capture)
 }
 
 fn targets(filter: &LogFilter) -> Targets {
@@ -219,6 +237,15 @@ impl<S: Subscriber> Layer<S> for RecordLayer {
         if let Some(record) = now {
             self.queue.push(self.format.line(&record));
         }
+    }
+}
+
+/// Keeps records.
+struct CaptureLayer(Capture);
+
+impl<S: Subscriber> Layer<S> for CaptureLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.keep(LogRecord::of(event));
     }
 }
 

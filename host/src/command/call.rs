@@ -15,14 +15,14 @@ use sockhop::trial::{Sent, Trial};
 
 use super::check::Scratch;
 use super::output;
-use super::test::{interruptible, place};
+use super::workplace::{INTERRUPTED, Workplace, place};
 
 /// Lets a plugin handle one event, and prints the answer and the effects
 ///
 /// The plugin runs under the limits and settings of the configuration, with empty state, for one
 /// virtual client. No host is needed and nothing is sent over the network: its HTTP requests fail,
-/// and `sockhop test` can answer them. Exit status 0 if the event is answered without an error, else
-/// 1.
+/// and `sockhop test` can answer them. Exit status 0 if the event is answered without an error,
+/// else 1.
 #[derive(Debug, Args)]
 pub(crate) struct Call {
     /// The plugin
@@ -75,15 +75,15 @@ impl Call {
         let config = super::load(self.config.as_ref())?;
         let arguments = self.arguments()?;
         let capture = log::capture()?;
-        let scratch = Scratch::new()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let calling = async {
-            let called = self.call(config, arguments, &scratch, &capture).await;
+        let mut workplace = Workplace::new()?;
+        let calling = workplace.run(async |scratch| {
+            let called = self.call(config, arguments, scratch, &capture).await;
             // The plugin's own lines say more than the reason.
             called.inspect_err(|_| print_log(&capture.take().0))
-        };
-        let Some(called) = runtime.block_on(interruptible(calling))? else {
-            return Ok(ExitCode::from(super::test::INTERRUPTED));
+        });
+        let Some(called) = calling else {
+            output::progress("");
+            return Ok(ExitCode::from(INTERRUPTED));
         };
         let called = called?;
         if self.as_json {

@@ -9,21 +9,20 @@ use anyhow::{Context, bail};
 use clap::Args;
 use sockhop::config::Config;
 use sockhop::files;
-use sockhop::host;
 use sockhop::log::{self, Capture};
-use sockhop::plugin::this_program;
 use sockhop::scenario::{self, Outcome, SCHEMA, ScenarioReport};
-use sockhop::trial::{TrialFiles, play};
+use sockhop::trial::play;
 
 use super::check::Scratch;
 use super::output;
+use super::workplace::{INTERRUPTED, Workplace, place};
 
 /// Tests plugins by scenarios: virtual clients, and what must come of what they send
 ///
 /// The plugins run as on a host, under the limits and settings of the configuration. Each scenario
-/// begins with empty state. No address is opened, and nothing is sent over the network: stubs of the
-/// scenario answer HTTP requests. Time stands still until the scenario advances it. Exit status 0 if
-/// all scenarios pass, else 1.
+/// begins with empty state. No address is opened, and nothing is sent over the network: stubs of
+/// the scenario answer HTTP requests. Time stands still until the scenario advances it. Exit status
+/// 0 if all scenarios pass, else 1.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Test {
@@ -46,9 +45,6 @@ pub(crate) struct Test {
     #[arg(long, exclusive = true)]
     schema: bool,
 }
-
-/// The exit status after Ctrl-C, as of a shell.
-pub(super) const INTERRUPTED: u8 = 130;
 
 /// Directories within directories that are searched at most.
 const MAX_DEPTH: usize = 16;
@@ -77,11 +73,11 @@ impl Test {
             );
         }
         let capture = log::capture()?;
-        let scratch = Scratch::new()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let mut workplace = Workplace::new()?;
         let began = Instant::now();
-        let testing = interruptible(self.test(&plugins, &scenarios, &scratch, &capture));
-        let Some(reports) = runtime.block_on(testing)? else {
+        let testing =
+            workplace.run(async |scratch| self.test(&plugins, &scenarios, scratch, &capture).await);
+        let Some(reports) = testing else {
             output::progress("");
             return Ok(ExitCode::from(INTERRUPTED));
         };
@@ -175,18 +171,6 @@ fn summary(passed: usize, failed: usize, took: Duration) {
     ));
 }
 
-/// Where a trial keeps its files: its data in a directory of its own, compiled code in one for all.
-/// If the configured host has such a directory, that one is used: some plugins take long to compile.
-pub(super) fn place(scratch: &Scratch, name: &str, config: &Config) -> anyhow::Result<TrialFiles> {
-    let data = scratch.path().join(name);
-    std::fs::create_dir(&data).with_context(|| format!("can't make {}", data.display()))?;
-    let compiler = this_program()
-        .context("can't find the program's own executable, which compiles plugins")?;
-    let cache = Some(host::cache_dir(&config.data.dir)).filter(|cache| cache.is_dir());
-    let cache = cache.unwrap_or_else(|| host::cache_dir(scratch.path()));
-    Ok(TrialFiles { data, cache, compiler })
-}
-
 /// Adds the scenarios at a path, in the order of their names.
 fn find(path: &Path, depth: usize, scenarios: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     let context = || format!("can't read {}", path.display());
@@ -209,23 +193,4 @@ fn find(path: &Path, depth: usize, scenarios: &mut Vec<PathBuf>) -> anyhow::Resu
         }
     }
     Ok(())
-}
-
-/// Waits for `work`. Returns `None` if the user or a supervisor interrupts it. `work` is dropped
-/// then, and the caller removes its files.
-///
-/// # Errors
-/// The signals can't be awaited.
-pub(super) async fn interruptible<T>(work: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    #[cfg(unix)]
-    let terminated = terminate.recv();
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<Option<()>>();
-    tokio::select! {
-        done = work => Ok(Some(done)),
-        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| None).map_err(Into::into),
-        _ = terminated => Ok(None),
-    }
 }

@@ -3,12 +3,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing::Level;
 
+use super::PLUGIN;
 use super::record::LogRecord;
-use super::{LogError, PLUGIN, panics};
 
 /// Records that are kept at most. Further ones are counted.
 const MAX_RECORDS: usize = 1_000;
@@ -52,28 +50,11 @@ impl Capture {
     }
 }
 
-/// Keeps what plugins write, and what the host warns of or reports as failed or rejected.
-///
-/// # Errors
-/// [`LogError::Started`]: this process has a log already.
-pub fn capture() -> Result<Capture, LogError> {
-    let capture = Capture::default();
-    let targets = Targets::new()
-        .with_default(Level::WARN)
-        .with_target(PLUGIN, Level::TRACE)
-        .with_target("sockhop::log::rejected", Level::INFO);
-    let subscriber = tracing_subscriber::registry().with(targets).with(Keep(capture.clone()));
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
-    panics::install();
-    Ok(capture)
-}
-
-struct Keep(Capture);
-
-impl<S: Subscriber> Layer<S> for Keep {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let LogRecord { level, target, message, fields, .. } = LogRecord::of(event);
-        let mut kept = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl Capture {
+    /// Keeps a record.
+    pub(super) fn keep(&self, record: LogRecord) {
+        let LogRecord { level, target, message, fields, .. } = record;
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.lines.len() >= MAX_RECORDS {
             kept.dropped += 1;
             return;

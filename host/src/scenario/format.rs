@@ -31,8 +31,8 @@ pub struct Scenario {
     /// configuration: `config`, `outbound`, and limits.
     #[serde(default)]
     pub plugins: BTreeMap<String, Map<String, Value>>,
-    /// The virtual clients by name. A client connects at the beginning, in the order of the names,
-    /// unless a step connects it.
+    /// The virtual clients by name. They connect at the beginning, in the order of the names,
+    /// except those of which a step says first that they connect.
     #[serde(default)]
     pub clients: BTreeMap<String, ClientSpec>,
     /// The answers to HTTP requests and deliveries of plugins. A request without an answer fails
@@ -106,8 +106,8 @@ pub struct Step {
     pub others: Option<Others>,
     /// The clients whose connections the host ends in this step.
     pub ends: Vec<String>,
-    /// What handlers have asked for, in order, such as `{emit: said, to: {rooms: [chat]}, data: …}`,
-    /// `{join: chat}` or `{leave: chat}`. All must be named.
+    /// What handlers have asked for, in order, such as `{join: chat}`, `{leave: chat}` or
+    /// `{emit: said, to: {rooms: [chat]}, data: …}`. All must be named.
     pub effects: Option<Vec<Value>>,
     /// The values of keys in the state of the first plugin afterwards. `$absent` stands for a key
     /// that is not there. Other keys may have any value.
@@ -381,9 +381,16 @@ impl Step {
 }
 
 impl Scenario {
-    /// Whether a step connects this client.
+    /// Whether a step connects this client before any other step needs it.
     pub fn connects(&self, client: &str) -> bool {
-        self.steps.iter().any(|step| step.value.connect.as_deref() == Some(client))
+        let is_first = |step: &&Spanned<Step>| {
+            let Step { connect, disconnect, send, rooms, ends, .. } = &step.value;
+            let sender = send.as_ref().map(|send| &send.client);
+            let named = connect.iter().chain(disconnect).chain(sender).chain(ends);
+            named.chain(rooms.keys()).any(|name| name == client)
+        };
+        let first = self.steps.iter().find(is_first);
+        first.is_some_and(|step| step.value.connect.as_deref() == Some(client))
     }
 
     /// Checks what the types can't. The error has the line of the step.
@@ -531,6 +538,25 @@ mod tests {
         let steps = parse(text).unwrap().steps;
         let titles: Vec<_> = steps.iter().map(|step| step.value.title()).collect();
         assert_eq!(titles, ["the time advances by 1h 30m", "x (a sends e)", "nothing happens"]);
+    }
+
+    #[test]
+    fn the_scenarios_of_the_bundled_plugins_are_valid_by_the_json_schema() {
+        let schema = crate::schema::Schema::compile(crate::scenario::SCHEMA, 1 << 20).unwrap();
+        let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins");
+        let mut checked = 0;
+        for plugin in std::fs::read_dir(plugins).unwrap().flatten() {
+            let Ok(files) = std::fs::read_dir(plugin.path().join("scenarios")) else { continue };
+            for file in files.flatten() {
+                let text = std::fs::read_to_string(file.path()).unwrap();
+                let scenario: Value = serde_saphyr::from_str(&text).unwrap();
+                let valid = schema.check(&scenario);
+                assert!(valid.is_ok(), "{}: {valid:?}", file.path().display());
+                checked += 1;
+            }
+        }
+        assert!(checked >= 7, "{checked}");
+        assert!(schema.check(&json!({"steps": [{"sned": 1}]})).is_err());
     }
 
     /// `SOCKHOP_WRITE_SCHEMA=1` writes it.

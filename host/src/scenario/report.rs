@@ -84,12 +84,7 @@ const MAX_LOG: usize = 50;
 impl Problem {
     /// A problem without a comparison.
     pub fn new(what: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            mismatches: vec![text.into()],
-            diff: Vec::new(),
-            compared: None,
-        }
+        Self { what: what.into(), mismatches: vec![text.into()], diff: Vec::new(), compared: None }
     }
 
     /// Lines for people.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::log::{Capture, Line};
 use crate::scenario::{
     Answered, Captures, Others, Problem, ReceivedEvent, Scenario, ScenarioReport, Step, StepReport,
-    compare,
+    compare, log_lines,
 };
 
 use super::{Sent, Trial, TrialFiles};
@@ -39,48 +39,47 @@ pub async fn play(
     log.take();
     match Trial::start(config, plugins, place, scenario.time).await {
         Ok(trial) => play_on(trial, scenario, log, &mut report).await,
-        Err(error) => report.error = Some(with_log(error.to_string(), log)),
+        Err(error) => report.error = Some(with_lines(error.to_string(), &log.take().0)),
     }
     report.took = began.elapsed();
     report
 }
 
 /// An error with what was logged before it.
-fn with_log(error: String, log: &Capture) -> String {
-    let (lines, _) = log.take();
-    lines.iter().fold(error, |error, line| format!("{error}\n{}: {}", line.level, line.message))
+fn with_lines(error: String, log: &[Line]) -> String {
+    let lines = log.iter().flat_map(log_lines);
+    lines.fold(error, |error, line| format!("{error}\n  {line}"))
 }
 
 async fn play_on(trial: Trial, scenario: &Scenario, log: &Capture, report: &mut ScenarioReport) {
     let mut play = Play { trial, scenario, captures: Captures::default() };
     play.trial.add_stubs(&scenario.stubs);
-    if let Err(error) = play.begin().await {
-        report.error = Some(with_log(error, log));
-    } else {
-        for (index, step) in scenario.steps.iter().enumerate() {
-            // Earlier records belong to the beginning, or to the step before.
-            let began = Instant::now();
-            if index > 0 {
-                log.take();
-            }
-            let problems = play.step(&step.value, log).await;
-            let (log, log_dropped) = problems.1;
-            report.not_run -= 1;
-            report.steps.push(StepReport {
-                number: index + 1,
-                line: step.defined.line(),
-                title: step.value.title(),
-                problems: problems.0,
-                log,
-                log_dropped,
-                took: began.elapsed(),
-            });
-            if report.steps.last().is_some_and(|step| !step.is_passed()) {
-                break;
-            }
-        }
+    let begun = play.begin().await;
+    let (before, _) = log.take();
+    // No step can expect a failure of `$start`.
+    let begun = begun.and_then(|()| match failures(&before) {
+        failed if failed.is_empty() => Ok(()),
+        _ => Err("a handler has failed before the first step".to_owned()),
+    });
+    match begun {
+        Err(error) => report.error = Some(with_lines(error, &before)),
+        Ok(()) => play.steps(log, report).await,
     }
     play.trial.end().await;
+}
+
+/// The failures of handlers that no client waits for.
+fn failures(log: &[Line]) -> Vec<Value> {
+    let is_of_host = |line: &&Line| {
+        ["event failed", "event rejected"].contains(&line.message.as_str())
+            && line.field("event").is_some_and(|event| event.starts_with('$'))
+    };
+    let shown = |line: &Line| {
+        let named = ["event", "plugin", "code", "reason", "error", "detail"];
+        let field = |name: &str| Some((name.to_owned(), Value::from(line.field(name)?)));
+        Value::Object(named.into_iter().filter_map(field).collect())
+    };
+    log.iter().filter(is_of_host).map(shown).collect()
 }
 
 struct Play<'scenario> {
@@ -93,6 +92,29 @@ struct Play<'scenario> {
 type Log = (Vec<Line>, usize);
 
 impl Play<'_> {
+    /// Does the steps, until one fails.
+    async fn steps(&mut self, log: &Capture, report: &mut ScenarioReport) {
+        for (index, step) in self.scenario.steps.iter().enumerate() {
+            let began = Instant::now();
+            let (problems, (lines, log_dropped)) = self.step(&step.value, log).await;
+            let step = StepReport {
+                number: index + 1,
+                line: step.defined.line(),
+                title: step.value.title(),
+                problems,
+                log: lines,
+                log_dropped,
+                took: began.elapsed(),
+            };
+            report.not_run -= 1;
+            let is_passed = step.is_passed();
+            report.steps.push(step);
+            if !is_passed {
+                break;
+            }
+        }
+    }
+
     /// Connects the clients that no step connects. What they receive meanwhile is not compared.
     async fn begin(&mut self) -> Result<(), String> {
         for (name, spec) in &self.scenario.clients {
@@ -266,16 +288,7 @@ impl Play<'_> {
 
     /// Compares the failures of handlers that no client waits for.
     fn check_failures(&mut self, step: &Step, log: &[Line], problems: &mut Vec<Problem>) {
-        let is_of_host = |line: &&Line| {
-            ["event failed", "event rejected"].contains(&line.message.as_str())
-                && line.field("event").is_some_and(|event| event.starts_with('$'))
-        };
-        let shown = |line: &Line| {
-            let named = ["event", "plugin", "code", "reason", "error", "detail"];
-            let field = |name: &str| Some((name.to_owned(), Value::from(line.field(name)?)));
-            Value::Object(named.into_iter().filter_map(field).collect())
-        };
-        let actual: Vec<_> = log.iter().filter(is_of_host).map(shown).collect();
+        let actual = failures(log);
         let expected: Vec<_> = step.failures.iter().cloned().map(Value::Object).map(part).collect();
         self.compare("failures", &expected.into(), &actual.into(), problems);
     }
