@@ -105,6 +105,24 @@
 //! assert_eq!(outcome, Outcome { reply: Ok(json!(null)), effects: vec![Effect::join("lobby")] });
 //! ```
 //!
+//! # Testing the shipped file
+//!
+//! A unit test does not show what the built file does: whether the host loads it, how long it
+//! takes, and what real limits do to it. `sockhop test FILE.wasm SCENARIO…` runs it by a host's own
+//! dispatcher, without a network. A scenario is a YAML file with virtual clients, what they send,
+//! and what must come of it. The same scenario tests a plugin in any language:
+//!
+//! ```yaml
+//! clients:
+//!   ada: {user: "7"}
+//! steps:
+//! - send: {client: ada, event: enter}
+//!   rooms: {ada: [lobby, user_7]}
+//! ```
+//!
+//! `sockhop call FILE.wasm EVENT JSON` lets it handle one event, and prints the answer and the
+//! effects. `docs/scenarios.md` in the repository of the host describes both.
+//!
 //! # All or nothing
 //!
 //! The host checks each effect of a handler (emit, join, leave, stored value, timer, delivery) when

@@ -50,6 +50,7 @@ mod reload;
 mod reminders;
 mod rooms;
 mod routes;
+mod scenarios;
 mod sessions;
 mod settings;
 mod state;

@@ -86,6 +86,8 @@ fn every_code_block_is_run_by_a_test() {
                 ("python", "plugins/README.md") => {}
                 // See the tests of the first plugin below.
                 ("rust" | "toml", SDK) => {}
+                // `scenarios::the_scenarios_of_the_documentation_pass` plays it.
+                ("yaml", "docs/scenarios.md") => {}
                 ("toml", _) => {
                     std::fs::write(&file, &code).expect("a file");
                     Config::load(Some(&file)).unwrap_or_else(|error| panic!("{document}: {error}"));

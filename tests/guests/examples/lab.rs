@@ -54,6 +54,12 @@ fn run_for(_: &Context, ms: u64) -> Result {
     Ok(())
 }
 
+/// The time of day in milliseconds since 1970, by the guest's own clock.
+fn wall_clock(_: &Context, _: ()) -> Result<u64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Ok(since.map_err(Refusal::internal)?.as_millis() as u64)
+}
+
 /// Repeatedly makes a system call that waits for no time.
 fn busy_poll(_: &Context, _: ()) -> Result {
     #![allow(
@@ -379,6 +385,7 @@ fn plugin() -> Plugin {
         .route(Post("/lab/trap"), "trap")
         .on("spin", spin)
         .on("run_for", run_for)
+        .on("wall_clock", wall_clock)
         .on("busy_poll", busy_poll)
         .on("draw", draw)
         .on("sleep", sleep)
