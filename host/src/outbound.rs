@@ -89,8 +89,6 @@ pub(crate) struct Outbound {
     deliveries_at_once: usize,
     memory: ResponseMemory,
     tasks: TaskTracker,
-    /// Whether nothing is sent.
-    is_offline: bool,
     /// Answers all requests in place of the network, in a host that tests plugins.
     stand_in: Option<Arc<dyn StandIn>>,
 }
@@ -154,14 +152,8 @@ impl Outbound {
             deliveries_at_once,
             memory: ResponseMemory::new(config.memory_bytes.get()),
             tasks,
-            is_offline: false,
             stand_in: None,
         }
-    }
-
-    /// A client that sends nothing: each request is refused as `unreachable`.
-    pub(crate) fn offline() -> Self {
-        Self { is_offline: true, ..Self::default() }
     }
 
     /// Creates the client. Its tasks belong to `tasks`. Blocks: it reads the trusted authorities
@@ -266,9 +258,6 @@ impl Outbound {
         deadline: Instant,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<KeptResponse, SendError> {
-        if self.is_offline {
-            return Err(SendError::Unreachable("`sockhop check` sends no requests".to_owned()));
-        }
         if let Some(stand_in) = &self.stand_in {
             return self.stand_in_for(stand_in.as_ref(), plugin, &request, body);
         }

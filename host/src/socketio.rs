@@ -159,6 +159,8 @@ pub(crate) enum Asked {
     Builtin(builtin::Asked),
     /// By the library.
     Library(library::Asked),
+    /// By a client without a transport.
+    Recorded,
 }
 
 /// One received event.
@@ -224,6 +226,7 @@ impl Link {
         match self {
             Self::Builtin(link) => link.emit_with_ack(token, emit).map(Asked::Builtin),
             Self::Library(link) => link.emit_with_ack(token, emit).map(Asked::Library),
+            Self::Recorded(link) => link.emit_with_ack(emit),
         }
     }
 
@@ -233,6 +236,7 @@ impl Link {
         match (self, frame) {
             (Self::Builtin(link), Frame::Builtin(frame)) => link.send_volatile(frame),
             (Self::Library(link), Frame::Library(frame)) => link.send_volatile(frame),
+            (Self::Recorded(link), Frame::Recorded(frame)) => link.send(frame),
             // A host uses only one implementation.
             _ => false,
         }

@@ -87,7 +87,8 @@ pub async fn check_state(
     registry.publish(generation);
     let (rooms, metrics) = (Arc::<Rooms>::default(), Arc::<Metrics>::default());
     let dispatcher = Dispatcher::new(registry, rooms, Arc::clone(config), metrics);
-    let dispatcher = dispatcher.sending_by(Arc::new(Outbound::offline()));
+    let outbound = Outbound::refusing("`sockhop check` sends no requests");
+    let dispatcher = dispatcher.sending_by(Arc::new(outbound));
     let load = if active.listens_for_load() {
         Some(load(&dispatcher, active, &mut progress).await)
     } else {

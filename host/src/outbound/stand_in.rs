@@ -1,5 +1,5 @@
-//! Answers requests in place of the network, in a host that tests plugins. The limits of requests
-//! and responses are the same.
+//! Answers requests in place of the network, in a host that tests or checks plugins. The limits of
+//! requests and responses are the same.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +24,22 @@ pub(crate) trait StandIn: fmt::Debug + Send + Sync {
     fn answer(&self, plugin: &str, request: &Request) -> Result<Response, SendError>;
 }
 
+/// Refuses every request for this reason.
+#[derive(Debug)]
+struct Refusing(&'static str);
+
+impl StandIn for Refusing {
+    fn answer(&self, _: &str, _: &Request) -> Result<Response, SendError> {
+        Err(SendError::Unreachable(self.0.to_owned()))
+    }
+}
+
 impl Outbound {
+    /// Creates a client that sends nothing, and refuses every request for this reason.
+    pub(crate) fn refusing(reason: &'static str) -> Self {
+        Self { stand_in: Some(Arc::new(Refusing(reason))), ..Self::default() }
+    }
+
     /// Creates a client that sends nothing: `stand_in` answers. Blocks: it reads the secrets.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::effect::Emit;
 
-use super::Answer;
+use super::{Answer, Asked, NotAsked};
 
 /// The end of a connection that the host has closed. Any other end is the reason of an abort.
 pub(crate) const CLOSED: &str = "closed";
@@ -134,6 +134,12 @@ impl Link {
         self.inbox.push(message)
     }
 
+    /// Sends an event that asks for an ack. Nobody can answer it: the plugin learns that the time is
+    /// over, or that the client has left.
+    pub(super) fn emit_with_ack(&self, emit: &Emit) -> Result<Asked, NotAsked> {
+        if self.send(&Frame::of(emit)) { Ok(Asked::Recorded) } else { Err(NotAsked::Disconnected) }
+    }
+
     pub(super) fn answer(&self, answer: Answer<'_>) {
         let (kind, arguments, attachments) = match answer {
             Answer::Ack(id, arguments, attachments) => (Kind::Ack(id), arguments, attachments),
@@ -160,7 +166,14 @@ mod tests {
 
     fn emit(text: &str) -> Emit {
         let data = Json::parse(format!("{text:?}")).unwrap().0;
-        Emit { to: Target::Everyone, event: "said".to_owned(), data, attachments: Vec::new() }
+        Emit {
+            to: Target::Everyone,
+            event: "said".to_owned(),
+            data,
+            attachments: Vec::new(),
+            is_volatile: false,
+            ack: None,
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn with_who(mut value: Value, who: &Who) -> Value {
     value
 }
 
-fn emitted(Emit { to, event, data, attachments }: &Emit) -> Value {
+fn emitted(Emit { to, event, data, attachments, is_volatile, ack }: &Emit) -> Value {
     let to = match to {
         Target::Sender => json!("sender"),
         Target::Everyone => json!("everyone"),
@@ -43,6 +43,12 @@ fn emitted(Emit { to, event, data, attachments }: &Emit) -> Value {
     let mut members = Map::new();
     members.insert("emit".to_owned(), Value::from(event.as_str()));
     members.insert("to".to_owned(), to);
+    if *is_volatile {
+        members.insert("volatile".to_owned(), Value::Bool(true));
+    }
+    if let Some(ack) = ack {
+        members.insert("ack".to_owned(), Value::from(ack.request.ack.as_str()));
+    }
     add_arguments(&mut members, data.arguments(), attachments);
     Value::Object(members)
 }
