@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::StoreError;
 use super::connection::{BUSY_TIMEOUT, meta};
@@ -61,8 +61,16 @@ pub fn copy_store(
     meta(&source)?;
     let mut target = Connection::open(copy)?;
     let backup = Backup::new(&source, &mut target)?;
+    let mut moved = Instant::now();
     loop {
-        match backup.step(PAGES)? {
+        let step = backup.step(PAGES)?;
+        if step != StepResult::Busy && step != StepResult::Locked {
+            moved = Instant::now();
+        } else if moved.elapsed() > BUSY_TIMEOUT {
+            let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None).into());
+        }
+        match step {
             StepResult::Done => return Ok(()),
             StepResult::More => {
                 let pages = |pages: i32| u64::try_from(pages).unwrap_or(0);
@@ -109,6 +117,7 @@ mod tests {
         let mut seen = Vec::new();
         let progress = |done, all| {
             // A commit meanwhile does not let the copy begin again.
+            assert!(seen.len() < 100, "{seen:?}");
             put(&store, "meanwhile", 10);
             seen.push((done, all));
         };
