@@ -432,7 +432,11 @@ fn a_wrong_use_says_what_to_write() {
         (vec!["test", "--schema", lab], 2, "--schema"),
         (vec!["call", lab, "echo", "{"], 1, "is not JSON"),
         (vec!["call", lab, "echo", "1", "--role", "x"], 2, "--user"),
-        (vec!["call", lab, "echo", "1", "--room", "nowhere"], 1, "nowhere"),
+        (
+            vec!["call", lab, "echo", "1", "--room", "nowhere"],
+            1,
+            "no loaded plugin declares the room",
+        ),
         (vec!["call", "none.wasm", "echo"], 1, "none.wasm is refused"),
     ] {
         let output = sockhop(dir.path(), &arguments).output().expect("the command runs");

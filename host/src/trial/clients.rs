@@ -97,8 +97,9 @@ impl Trial {
                 Err(reason) => refused = Some(reason),
             }
         }
-        let reason = refused.map(|reason| format!(": {reason:?}")).unwrap_or_default();
-        Err(format!("no plugin may join this client to the room `{room}`{reason}"))
+        let reason = refused.map(|reason| reason.refusal(room).message);
+        let reason = reason.unwrap_or_else(|| "there is no plugin".to_owned());
+        Err(format!("a client can't be in the room `{room}`: {reason}"))
     }
 
     /// What a client sends to prove who it is.
