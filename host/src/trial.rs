@@ -4,6 +4,7 @@
 //! and the limits. So a plugin does here what it does on a host that serves.
 
 mod clients;
+mod load;
 mod play;
 mod shown;
 mod state;
@@ -66,6 +67,14 @@ pub enum TrialError {
     Refused {
         /// Its file.
         file: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// A plugin has failed to prepare its state.
+    #[error("the plugin `{plugin}` has failed to handle `$load`: {reason}")]
+    Load {
+        /// The plugin.
+        plugin: String,
         /// The reason.
         reason: String,
     },
@@ -172,6 +181,14 @@ impl Trial {
             Arc::new(auth),
         );
         dispatcher.start().await;
+        for active in &registry.snapshot().plugins {
+            if active.listens_for_load() {
+                let plugin = active.code.name().to_owned();
+                load::load(&dispatcher, active)
+                    .await
+                    .map_err(|reason| TrialError::Load { plugin, reason })?;
+            }
+        }
         timers.set_schedules().await.map_err(TrialError::host)?;
         Ok(Self {
             clock,

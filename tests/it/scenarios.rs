@@ -546,3 +546,15 @@ fn the_published_json_schema_is_printed_for_editors() {
     let file = std::fs::read(root().join("host/scenario.schema.json")).expect("the schema");
     assert_eq!(printed, serde_json::from_slice::<Value>(&file).expect("JSON"));
 }
+
+#[test]
+fn a_plugin_prepares_its_state_before_the_first_step() {
+    let scenario = |mood: &str| {
+        format!(
+            "plugins: {{mover: {{config: {{mood: \"{mood}\"}}}}}}\nclients: {{ada: {{}}}}\nsteps:\n\
+             - send: {{client: ada, event: done}}\n  ack: {{\"steps\": 3, \"runs\": 1}}\n"
+        )
+    };
+    passes("mover", &scenario("steps 3"));
+    fails("mover", &scenario("refuse"), &["`mover` has failed to handle `$load`", "not_ready"]);
+}

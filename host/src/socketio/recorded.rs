@@ -134,8 +134,8 @@ impl Link {
         self.inbox.push(message)
     }
 
-    /// Sends an event that asks for an ack. Nobody can answer it: the plugin learns that the time is
-    /// over, or that the client has left.
+    /// Sends an event that asks for an ack. Nobody can answer it: the plugin learns that the time
+    /// is over, or that the client has left.
     pub(super) fn emit_with_ack(&self, emit: &Emit) -> Result<Asked, NotAsked> {
         if self.send(&Frame::of(emit)) { Ok(Asked::Recorded) } else { Err(NotAsked::Disconnected) }
     }
