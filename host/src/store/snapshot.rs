@@ -111,14 +111,17 @@ impl Snapshot {
         let mut readers = lock(&store.readers);
         readers.next += 1;
         let number = readers.next;
-        readers.open.insert(number, (Instant::now(), Arc::clone(&pinned)));
         drop(readers);
         let (store, is_released) = (Arc::clone(store), AtomicBool::new(false));
         Ok(Self { store, number, pinned, is_released, meta })
     }
-}
 
-impl Snapshot {
+    /// Lets the store end the snapshot while it is not being read from.
+    fn share(&self) {
+        let shared = (Instant::now(), Arc::clone(&self.pinned));
+        lock(&self.store.readers).open.insert(self.number, shared);
+    }
+
     /// Ends the transaction, because the view waits for something else. The next read takes a new
     /// snapshot, as if the store had ended this one.
     pub(super) fn release(&self) {
@@ -181,6 +184,8 @@ fn read_from<T>(
     let fresh = Snapshot::take(store)?;
     let pinned = Arc::clone(&fresh.pinned);
     let connection = lock(&pinned);
+    // Not before the lock: another reader could end the snapshot before its first read.
+    fresh.share();
     let Some(connection) = &*connection else { return Err(ViewError::Outdated) };
     if let Some(ended) = snapshot
         && ended.meta.commits != fresh.meta.commits
