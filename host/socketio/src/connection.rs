@@ -259,8 +259,8 @@ impl<H: Handler> Connection<H> {
             // A batch holds them back, perhaps, and not the client.
             session.flush();
         }
-        let takes = session.queued_bytes() <= at_most_bytes && session.has_room(event.len());
-        takes && batch.map_or_else(|| self.send(event), |batch| self.send_in(batch, event))
+        let flush = batch.map_or(Flush::Now, Flush::With);
+        self.write_volatile(flush, event, at_most_bytes)
     }
 
     /// Waits until at most `at_most_bytes` of the session are queued for the client, or until the

@@ -91,6 +91,26 @@ impl<H: Handler> Connection<H> {
         Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(flush, write)
     }
 
+    /// Queues an event that is not kept, if at most `at_most_bytes` are queued before it. That is
+    /// decided under the lock under which messages are queued, so that several tasks do not exceed
+    /// a bound together.
+    pub(super) fn write_volatile(
+        &self,
+        flush: Flush<'_>,
+        event: &EventFrame,
+        at_most_bytes: usize,
+    ) -> bool {
+        let write = |session: &Session, _: Option<&mut Keep>| {
+            let takes = || {
+                !self.is_finished()
+                    && session.queued_bytes() <= at_most_bytes
+                    && session.has_room(event.len())
+            };
+            session.shared_if(takes, &event.frame)
+        };
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(flush, write)
+    }
+
     /// Calls `write` unless the connection has ended. Returns its result: whether something was
     /// queued or kept.
     ///

@@ -122,3 +122,22 @@ async fn volatile_events_never_end_the_session_of_a_client_that_does_not_read() 
     assert!(connection.send_volatile(None, &frame, 1_000));
     assert!(client.text().await.starts_with("42[\"cursor\""));
 }
+
+#[tokio::test]
+async fn volatile_events_of_several_tasks_do_not_exceed_a_bound_together() {
+    let fixture = Fixture::start(Config { max_queued: 64 << 10, ..Config::default() }).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    let frame = connection.encode_volatile("cursor", &format!("\"{}\"", "x".repeat(30 << 10)), &[]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..5_000 {
+                    connection.send_volatile(None, &frame, usize::MAX);
+                }
+            });
+        }
+    });
+    assert!(!connection.has_ended());
+    assert!(client.text().await.starts_with("42[\"cursor\""));
+}
