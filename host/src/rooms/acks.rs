@@ -2,23 +2,27 @@
 //! time is over, or it is gone. [`Rooms::next_ended_ack`] returns what has ended otherwise than by
 //! the client.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::effect::{Emit, EndedAck, Outcome, PendingAck, Target};
-use crate::event::{Caller, Connection, Payload};
+use crate::event::{Caller, Payload};
 use crate::socketio::{Asked, NotAsked};
 
 use super::Rooms;
+
+/// When the outcome of an emit that was not sent is due. A handler that asks again at once would
+/// otherwise run without a pause.
+const NOT_SENT: Duration = Duration::from_secs(1);
 
 /// The acks that are waited for. Each plugin has a limit of its own.
 #[derive(Default)]
 pub(super) struct Acks {
     inner: Mutex<Inner>,
-    /// Notified when an ack has ended, or the next deadline has changed. For one task.
+    /// Notified when the next deadline has changed. For one task.
     changed: Notify,
 }
 
@@ -27,34 +31,50 @@ struct Inner {
     last_token: u64,
     waiting: HashMap<u64, WaitingAck>,
     deadlines: BTreeSet<(Instant, u64)>,
-    /// Those that have ended otherwise than by the client.
-    ended: VecDeque<EndedAck>,
 }
 
 /// An ack that is waited for.
 struct WaitingAck {
     ack: Arc<PendingAck>,
-    connection: Arc<Connection>,
+    caller: Caller,
     deadline: Instant,
+    /// What has become of it at the deadline.
+    outcome: Outcome<Payload>,
     /// `None` while the event is being sent.
     asked: Option<Asked>,
 }
 
 impl WaitingAck {
     fn end(self, outcome: Outcome<Payload>) -> EndedAck {
-        EndedAck::now(self.ack, Caller::Connection(self.connection), outcome)
+        EndedAck::now(self.ack, self.caller, outcome)
     }
 }
 
 impl Acks {
     /// Waits for an ack. Returns the token by which the answer is found.
-    fn wait(&self, ack: &Arc<PendingAck>, connection: &Arc<Connection>) -> u64 {
-        let deadline = Instant::now() + ack.timeout;
+    fn wait(&self, ack: &Arc<PendingAck>, caller: Caller) -> u64 {
+        self.wait_for(ack, caller, ack.timeout, Outcome::Timeout)
+    }
+
+    /// Ends an ack with `outcome` after a moment: the event was not sent.
+    fn not_sent(&self, ack: &Arc<PendingAck>, caller: Caller, outcome: Outcome<Payload>) {
+        self.wait_for(ack, caller, NOT_SENT, outcome);
+    }
+
+    /// Waits for an ack. Without an answer, it ends with `outcome` after this time.
+    fn wait_for(
+        &self,
+        ack: &Arc<PendingAck>,
+        caller: Caller,
+        time: Duration,
+        outcome: Outcome<Payload>,
+    ) -> u64 {
+        let deadline = Instant::now() + time;
         let mut inner = self.inner();
         inner.last_token += 1;
         let token = inner.last_token;
-        let (ack, connection) = (Arc::clone(ack), Arc::clone(connection));
-        inner.waiting.insert(token, WaitingAck { ack, connection, deadline, asked: None });
+        let ack = Arc::clone(ack);
+        inner.waiting.insert(token, WaitingAck { ack, caller, deadline, outcome, asked: None });
         inner.deadlines.insert((deadline, token));
         let is_next = inner.deadlines.first().is_some_and(|first| first.1 == token);
         drop(inner);
@@ -84,17 +104,9 @@ impl Acks {
         Some(waiting)
     }
 
-    fn end(&self, ended: EndedAck) {
-        self.inner().ended.push_back(ended);
-        self.changed.notify_one();
-    }
-
     /// Returns an ack that has ended by now, or when the next one can.
     fn next(&self, now: Instant) -> Result<EndedAck, Option<Instant>> {
         let mut inner = self.inner();
-        if let Some(ended) = inner.ended.pop_front() {
-            return Ok(ended);
-        }
         let (deadline, token) = *inner.deadlines.first().ok_or(None)?;
         if deadline > now {
             return Err(Some(deadline));
@@ -103,7 +115,9 @@ impl Acks {
         let waiting = inner.waiting.remove(&token);
         drop(inner);
         // Without the lock: what is dropped here has locks of its own.
-        waiting.map(|waiting| waiting.end(Outcome::Timeout)).ok_or(Some(now))
+        let mut waiting = waiting.ok_or(Some(now))?;
+        let outcome = std::mem::replace(&mut waiting.outcome, Outcome::Timeout);
+        Ok(waiting.end(outcome))
     }
 
     /// The lock is held for a few operations. A panic leaves the lists consistent.
@@ -134,19 +148,19 @@ impl Rooms {
                 Some(namespace) => Caller::Namespace(namespace.into()),
                 None => Caller::None,
             };
-            self.acks.end(EndedAck::now(Arc::clone(ack), caller, Outcome::Disconnected));
+            self.acks.not_sent(ack, caller, Outcome::Disconnected);
             return 0;
         };
         // Before it is sent: the client may answer at once.
-        let token = self.acks.wait(ack, &member.connection);
+        let token = self.acks.wait(ack, Caller::Connection(Arc::clone(&member.connection)));
         match member.link.emit_with_ack(token, emit) {
             Ok(asked) => {
                 self.acks.sent(token, asked);
                 1
             }
             Err(not) => {
-                if let Some(waiting) = self.acks.take(token) {
-                    self.acks.end(waiting.end(outcome(not)));
+                if let Some(WaitingAck { ack, caller, .. }) = self.acks.take(token) {
+                    self.acks.not_sent(&ack, caller, outcome(not));
                 }
                 0
             }
@@ -189,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::effect::{AckBudget, AckLimits, AckRequest};
-    use crate::event::Identity;
+    use crate::event::{Connection, Identity};
 
     fn pending(timeout: Duration) -> Arc<PendingAck> {
         let (connection, ack, context) = ("c1".into(), "yes".into(), "null".into());
@@ -204,11 +218,11 @@ mod tests {
         let rooms = Rooms::default();
         let identity = Arc::<Identity>::default();
         let connection = Connection::new("sid".into(), "c1".into(), "/".into(), identity, None);
-        let connection = Arc::new(connection);
+        let connection = Caller::Connection(Arc::new(connection));
         let (late, soon) = (Duration::from_millis(60), Duration::from_millis(1));
-        let answered = rooms.acks.wait(&pending(soon), &connection);
-        let last = rooms.acks.wait(&pending(late), &connection);
-        let first = rooms.acks.wait(&pending(soon), &connection);
+        let answered = rooms.acks.wait(&pending(soon), connection.clone());
+        let last = rooms.acks.wait(&pending(late), connection.clone());
+        let first = rooms.acks.wait(&pending(soon), connection.clone());
         assert!(rooms.end_ack(answered, Outcome::Answered(Payload::null())).is_some());
         assert!(rooms.end_ack(answered, Outcome::Answered(Payload::null())).is_none());
         let mut tokens = Vec::new();
@@ -229,7 +243,9 @@ mod tests {
             is_volatile: false,
             ack: None,
         };
+        let began = Instant::now();
         assert_eq!(rooms.emit_with_ack(&Caller::None, &emit, &ack), 0);
         assert_eq!(rooms.next_ended_ack().await.outcome.name(), "disconnected");
+        assert!(began.elapsed() >= NOT_SENT, "a handler that asks again at once has pauses");
     }
 }
