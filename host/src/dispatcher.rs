@@ -12,6 +12,7 @@ mod load;
 mod requests;
 mod run;
 mod sequence;
+mod source;
 mod state_check;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::rule::Access;
 use crate::wall_clock::WallClock;
 
 use acks::WaitingAcks;
+pub(crate) use acks::panicked as ack_panicked;
 use commit::checkpoint_if_due;
 pub use emit::PreparedEmit;
 pub(crate) use fire::Fired;
@@ -41,6 +43,7 @@ use host_events::HostEvents;
 pub(crate) use host_events::max_timers;
 pub(crate) use load::Loaded;
 use load::is_load;
+use source::Source;
 
 /// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
@@ -73,6 +76,9 @@ struct Failed {
     /// Whether a missed deadline is not the plugin's failure: it has waited for another service for
     /// most of the time.
     is_excused: bool,
+    /// Whether nothing of the event was stored or applied, because the state can't be written, and
+    /// it has sent no requests. So it may be handled again.
+    is_unstored: bool,
 }
 
 impl Failed {
@@ -85,7 +91,7 @@ impl Failed {
     }
 
     fn new(rejection: Rejection, fault: log::Fault) -> Self {
-        Self { rejection, fault: Some(Box::new(fault)), is_excused: false }
+        Self { rejection, fault: Some(Box::new(fault)), is_excused: false, is_unstored: false }
     }
 }
 
@@ -94,6 +100,7 @@ impl Failed {
     /// consequences there, even if the host has applied no effect. A handler that refuses knows
     /// what it has sent.
     fn after_requests(mut self) -> Self {
+        self.is_unstored = false;
         let rejection = &self.rejection;
         if rejection.origin() == Origin::Host && rejection.retry() == Retry::Safe {
             self.rejection = Rejection::NotCommitted(self.rejection.message().to_owned());
@@ -104,7 +111,7 @@ impl Failed {
 
 impl From<Rejection> for Failed {
     fn from(rejection: Rejection) -> Self {
-        Self { rejection, fault: None, is_excused: false }
+        Self { rejection, fault: None, is_excused: false, is_unstored: false }
     }
 }
 
@@ -238,7 +245,7 @@ impl Dispatcher {
                         &generation,
                         &route.plugin,
                         &event,
-                        Some(route.inbound.as_ref()),
+                        Source::Client(&route.inbound),
                         began,
                     )
                     .await
@@ -325,10 +332,11 @@ impl Dispatcher {
         generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
-        inbound: Option<&Inbound>,
+        source: Source<'_>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
-        let answer = self.run_until_valid(generation, active, event, inbound, began).await;
+        let answer = self.run_until_valid(generation, active, event, source, began).await;
+        let inbound = source.inbound();
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
         checkpoint_if_due(active);

@@ -2,6 +2,7 @@
 //! together, and one queue may use only a part of what is free. So a few clients can't use all of
 //! it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::QUEUE_SHARE;
@@ -11,6 +12,7 @@ use crate::config::QUEUE_SHARE;
 pub(crate) const ANSWER_BYTES: usize = 256;
 
 /// A counter for all queues of one kind: the bytes in use, and their limit.
+#[derive(Debug)]
 pub(crate) struct QueueMemory {
     used: AtomicUsize,
     limit: usize,
@@ -44,9 +46,39 @@ impl QueueMemory {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Takes `bytes` like [`QueueMemory::take`]. They are given back when what is returned is
+    /// dropped, and until then counted in `held` too.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        bytes: usize,
+        all_held: usize,
+        held: &Arc<AtomicUsize>,
+    ) -> Option<Reserved> {
+        if !self.take(bytes, all_held) {
+            return None;
+        }
+        held.fetch_add(bytes, Ordering::Relaxed);
+        Some(Reserved { memory: Arc::clone(self), held: Arc::clone(held), bytes })
+    }
+
     /// Bytes in use, and the limit.
     pub(crate) fn usage(&self) -> (usize, usize) {
         (self.used.load(Ordering::Relaxed), self.limit)
+    }
+}
+
+/// Reserved bytes, see [`QueueMemory::reserve`].
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    memory: Arc<QueueMemory>,
+    held: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.memory.give_back(self.bytes);
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -75,6 +107,16 @@ mod tests {
         memory.give_back(used);
         assert_eq!(memory.usage().0, 0);
         assert!(!memory.take(limit, 0) && memory.take(limit / QUEUE_SHARE, 0));
+    }
+
+    #[test]
+    fn reserved_bytes_are_given_back_wherever_they_are_dropped() {
+        let (memory, held) = (Arc::new(QueueMemory::new(1 << 20)), Arc::<AtomicUsize>::default());
+        let reserved = memory.reserve(1 << 10, 0, &held).unwrap();
+        assert!(memory.reserve(1 << 20, 0, &held).is_none());
+        assert_eq!((memory.usage().0, held.load(Ordering::Relaxed)), (1 << 10, 1 << 10));
+        std::thread::spawn(|| drop(reserved)).join().unwrap();
+        assert_eq!((memory.usage().0, held.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

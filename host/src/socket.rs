@@ -43,7 +43,7 @@ pub(crate) struct Sockets {
     config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-    memory: QueueMemory,
+    memory: Arc<QueueMemory>,
     auth: Arc<Authenticator>,
     expiries: Expiries<Client>,
     /// Every connection by its public id, so that each can be ended when the host stops.
@@ -63,7 +63,7 @@ impl Sockets {
         auth: Arc<Authenticator>,
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        let memory = QueueMemory::new(config.get().limits.mailboxes_bytes.get());
+        let memory = Arc::new(QueueMemory::new(config.get().limits.mailboxes_bytes.get()));
         Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             dispatcher,
@@ -145,6 +145,7 @@ impl Sockets {
     fn free(&self, mailbox: &mut Mailbox, space: Space) {
         mailbox.bytes -= space.bytes;
         mailbox.handling = 0;
+        mailbox.uncounted -= usize::from(!space.counts);
         self.memory.give_back(space.charged);
     }
 

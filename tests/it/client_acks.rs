@@ -1,7 +1,7 @@
 //! Emits with an ack: what clients answer, and what becomes of those that do not.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop::config::{Recovery, SocketIo};
@@ -374,4 +374,137 @@ async fn the_answer_of_a_client_whose_token_has_expired_is_not_taken() {
     client.answer(question, json!([1])).await;
     let what = asker.expect("outcome").await["what"].clone();
     assert!(what.as_str().is_some_and(|what| what.contains("expired")), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcomes_of_a_busy_plugin_hold_up_no_event_to_another_plugin() {
+    const BUSY: Duration = Duration::from_secs(3);
+    let host = TestHost::with(&[guest("quiz"), guest("mover")], |config| {
+        config.limits.instances = NonZeroUsize::new(1);
+        config.limits.mailbox_events = NonZeroUsize::new(2).expect("not zero");
+    })
+    .await;
+    let (mut client, other) = (host.client().await, host.client().await);
+    let id = me(&client).await;
+    for number in 0..5 {
+        ask(&client, &id, number, 500).await;
+        client.next_asked().await;
+    }
+    let busy = other.ask_later(&json!(["doze", BUSY.as_millis() as u64]).to_string()).await;
+    let began = Instant::now();
+    // All of them end meanwhile.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let answer = client.ask("mood", json!("key")).await;
+    assert_eq!(answer["error"]["code"], json!(null), "{answer}");
+    assert!(began.elapsed() < BUSY - Duration::from_secs(1), "{:?}", began.elapsed());
+    sockhop_tests::answered("doze", busy).await;
+    pending(&host, 0).await;
+    ended(&host, "timeout", 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_that_wait_for_their_plugin_take_is_counted_and_bounded() {
+    const BYTES: usize = 100 << 10;
+    let host = TestHost::with(&[guest("quiz")], |config| {
+        config.limits.mailbox_bytes = NonZeroUsize::new(400 << 10).expect("not zero");
+    })
+    .await;
+    let mut client = host.client().await;
+    let id = me(&client).await;
+    let mut questions = Vec::new();
+    for _ in 0..6 {
+        client.ask("ask_list", json!([id, 10])).await;
+        let (_, picture) = client.next_list().await;
+        assert_eq!(picture.attachments, [[1, 2]]);
+    }
+    ask(&client, &id, 1, 60_000).await;
+    let (last, _) = client.next_asked().await;
+    questions.extend((1..=6).map(|before| last - before));
+    let set = async |what: &str| {
+        let path = format!("/api/plugins/quiz/{what}");
+        assert_eq!(host.http(&path, Some(json!({}))).await.0, 200);
+    };
+    set("disable").await;
+    for question in questions {
+        client.send_raw(format!("43{question}{}", json!(["x".repeat(BYTES)]))).await;
+    }
+    // The events of the client are handled after its answers.
+    assert_eq!(client.ask("me", json!(null)).await["error"]["code"], "unavailable");
+    let held = host.figure("sockhop_mailbox_bytes").await as usize;
+    assert!((3 * BYTES..5 * BYTES).contains(&held), "{held}");
+    set("enable").await;
+    pending(&host, 1).await;
+    ended(&host, "answered", 3).await;
+    ended(&host, "busy", 3).await;
+    eventually("no bytes", async || {
+        (host.figure("sockhop_mailbox_bytes").await == 0).then_some(())
+    })
+    .await;
+    client.answer(last, json!([1])).await;
+    assert_eq!(client.expect("seen").await, "answer 1");
+    pending(&host, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_no_version_declares_holds_up_no_other() {
+    let host = TestHost::start(&[guest("quiz")]).await;
+    let mut client = host.client().await;
+    let id = me(&client).await;
+    client.ask("ask_list", json!([id, 10])).await;
+    client.next_list().await;
+    ask(&client, &id, 2, 60_000).await;
+    let (second, _) = client.next_asked().await;
+    // A version with another ack in the place of `listed`.
+    let mut bytes = std::fs::read(guest("quiz")).expect("a guest");
+    while let Some(at) = bytes.windows(6).position(|text| text == b"listed") {
+        bytes[at..at + 6].copy_from_slice(b"lister");
+    }
+    assert_eq!(host.http("/api/plugins/quiz/disable", Some(json!({}))).await.0, 200);
+    client.answer(second - 1, json!([1])).await;
+    client.answer(second, json!([12])).await;
+    client.ask("me", json!(null)).await;
+    let before = host.row("quiz").await["digest"].clone();
+    drop_in(host.plugins(), "quiz.wasm", &bytes);
+    host.until("quiz", |row| row["digest"] != before).await;
+    assert_eq!(host.http("/api/plugins/quiz/enable", Some(json!({}))).await.0, 200);
+    assert_eq!(client.expect("seen").await, "answer 2");
+    assert_eq!(client.expect("outcome").await["what"], 12);
+    pending(&host, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_of_an_outcome_that_has_waited_can_end_the_connection() {
+    let host = TestHost::start(&[guest("quiz")]).await;
+    let mut client = host.client().await;
+    let id = me(&client).await;
+    ask(&client, &id, 1, 60_000).await;
+    let (question, _) = client.next_asked().await;
+    assert_eq!(host.http("/api/plugins/quiz/disable", Some(json!({}))).await.0, 200);
+    client.answer(question, json!([668])).await;
+    client.ask("me", json!(null)).await;
+    assert_eq!(host.http("/api/plugins/quiz/enable", Some(json!({}))).await.0, 200);
+    eventually("the end of the connection", async || {
+        (host.figure("sockhop_connections").await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_of_a_connection_that_ends_is_handled_in_its_order() {
+    let host = TestHost::start(&[guest("quiz")]).await;
+    let mut client = host.client().await;
+    let id = me(&client).await;
+    ask(&client, &id, 1, 500).await;
+    client.next_asked().await;
+    client.emit("nap", json!(1_200)).await;
+    // The host ends the connection while it handles that event, and the time of the ack is over.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let host = host.restart().await;
+    let lines = log(&host.client().await).await;
+    let expected = [
+        json!({"slept": 1_200}),
+        json!({"number": 1, "what": "timeout", "by": id, "rooms": []}),
+        json!({"left": id}),
+    ];
+    assert_eq!(lines, expected);
 }

@@ -21,6 +21,7 @@ use super::commit::{CommitEntry, commit};
 use super::load;
 use super::requests::EventRequests;
 use super::run::{Discarded, Run, Sending};
+use super::source::Source;
 use super::{Dispatcher, Failed, Reply, contended, state_check, state_unreadable};
 
 /// Number of conflicts after which a run holds the plugin's commit lock from its begin, so that it
@@ -36,7 +37,8 @@ struct BoundEvent<'event> {
     generation: &'event Arc<Generation>,
     active: &'event Arc<ActivePlugin>,
     event: &'event Arc<Event>,
-    /// `None` for a host event, and for the event of a timer, which waits in the same way.
+    source: Source<'event>,
+    /// `None` unless a client has sent it.
     inbound: Option<&'event Inbound>,
     /// `None` if the plugin may send no requests.
     requests: Option<Arc<EventRequests>>,
@@ -66,11 +68,12 @@ impl Dispatcher {
         generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
-        inbound: Option<&Inbound>,
+        source: Source<'_>,
         began: Instant,
     ) -> Result<Reply, Failed> {
         let requests = active.allowance.allows_any().then(Arc::default);
-        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound, requests };
+        let (dispatcher, inbound) = (self, source.inbound());
+        let bound = BoundEvent { dispatcher, generation, active, event, source, inbound, requests };
         let answer = bound.run_until_valid(began).await;
         answer.map_err(|failed| match &bound.requests {
             Some(requests) if requests.were_sent() => failed.after_requests(),
@@ -79,21 +82,21 @@ impl Dispatcher {
     }
 }
 
-/// Waits for an instance of the plugin. A client's event waits within its time limit.
-///
-/// A host event (no `began`) is never rejected as `busy`: it waits for an instance, and its time
-/// limit begins after that wait.
+/// Waits for an instance of the plugin, see [`Source`]. A host event is never rejected as `busy`.
 async fn acquire(
     active: &ActivePlugin,
-    began: Option<Instant>,
+    source: Source<'_>,
+    began: Instant,
 ) -> Result<(InstanceGuard, Budget), Failed> {
     let limits = active.code.limits();
-    let (guard, budget) = match began {
-        None => (
-            active.code.acquire(None).await,
-            Budget::new(limits.event_cpu_ms, limits.event_wall_ms),
-        ),
-        Some(began) => {
+    let whole = || Budget::new(limits.event_cpu_ms, limits.event_wall_ms);
+    let (guard, budget) = match source {
+        Source::Host => (active.code.acquire(None).await, whole()),
+        Source::Ack(deadline) => {
+            let acquired = active.code.acquire(None);
+            (tokio::time::timeout_at(deadline.into(), acquired).await.ok().flatten(), whole())
+        }
+        Source::Client(_) => {
             let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
             (active.code.acquire(Some(&budget)).await, budget)
         }
@@ -108,9 +111,9 @@ impl BoundEvent<'_> {
     /// See [`Dispatcher::run_until_valid`].
     async fn run_until_valid(&self, began: Instant) -> Result<Reply, Failed> {
         let (active, event) = (self.active, self.event);
-        let (mut guard, mut budget) = acquire(active, self.inbound.map(|_| began)).await?;
+        let (mut guard, mut budget) = acquire(active, self.source, began).await?;
         // A host event waits for the commit lock without a limit.
-        let deadline = |budget: &Budget| self.inbound.map(|_| active.code.deadline(budget));
+        let deadline = |budget: &Budget| self.waits_in_time().then(|| active.code.deadline(budget));
         let (mut runs, mut conflicts, mut stops, mut must_send) = (0, 0, 0, false);
         // Only a valid run leaves the loop by `break`, and its instance is kept.
         let answer = loop {
@@ -170,6 +173,11 @@ impl BoundEvent<'_> {
         answer
     }
 
+    /// Whether all its waits after the first have its time limit.
+    fn waits_in_time(&self) -> bool {
+        !matches!(self.source, Source::Host)
+    }
+
     /// Returns what the next run needs to send HTTP requests.
     fn sending(&self, budget: &Budget, holds_lock: bool) -> Option<Box<Sending>> {
         let requests = self.requests.as_ref()?;
@@ -198,7 +206,7 @@ impl BoundEvent<'_> {
     /// host event does not count, as its first one does not.
     async fn acquire_again(&self, budget: &mut Budget) -> Result<InstanceGuard, Failed> {
         let code = &self.active.code;
-        let guard = if self.inbound.is_some() {
+        let guard = if self.waits_in_time() {
             code.acquire(Some(budget)).await
         } else {
             let began = Instant::now();
@@ -329,10 +337,12 @@ impl BoundEvent<'_> {
             }
             Err(error) => {
                 code.count_failure();
-                Err(Failed::new(
+                let mut failed = Failed::new(
                     Rejection::NotCommitted("the plugin's state can't be written now".to_owned()),
                     log::Fault::new(format!("state not written: {}", ErrorChain(&error))),
-                ))
+                );
+                failed.is_unstored = !matches!(error, CommitError::Unknown);
+                Err(failed)
             }
         }
     }

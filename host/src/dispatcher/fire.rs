@@ -13,6 +13,7 @@ use crate::store::DueTimer;
 use crate::wall_clock::WallClock;
 
 use super::host_events::RETRY;
+use super::source::Source;
 use super::{Dispatcher, Failed, report};
 
 /// The result of a timer's event.
@@ -84,7 +85,7 @@ impl Dispatcher {
             }
         };
         let answer = match check_data(active, &event, &fired) {
-            Ok(()) => self.run(permit, &generation, active, &event, None, began).await.0,
+            Ok(()) => self.run(permit, &generation, active, &event, Source::Host, began).await.0,
             Err(failed) => {
                 active.health.record(permit, None, Outcome::Unknown, began);
                 Err(failed)

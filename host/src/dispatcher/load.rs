@@ -12,6 +12,7 @@ use crate::rejection::Rejection;
 use crate::store::LoadMark;
 
 use super::host_events::RETRY;
+use super::source::Source;
 use super::{Dispatcher, report};
 
 /// The result of one `$load`.
@@ -52,16 +53,17 @@ impl Dispatcher {
             connections: None,
             timer: None,
         });
-        let failed = match self.run(permit, &generation, active, &event, None, began).await.0 {
-            // It was read before the commit.
-            Ok(reply) => {
-                return match read_reply(Some(reply.json.as_str()), 0) {
-                    Ok(Some(progress)) => Loaded::Progressed(progress),
-                    Ok(None) | Err(_) => Loaded::Finished,
-                };
-            }
-            Err(failed) => failed,
-        };
+        let failed =
+            match self.run(permit, &generation, active, &event, Source::Host, began).await.0 {
+                // It was read before the commit.
+                Ok(reply) => {
+                    return match read_reply(Some(reply.json.as_str()), 0) {
+                        Ok(Some(progress)) => Loaded::Progressed(progress),
+                        Ok(None) | Err(_) => Loaded::Finished,
+                    };
+                }
+                Err(failed) => failed,
+            };
         // There was no instance, or no space for one.
         if let Rejection::Busy(_) = failed.rejection {
             return Loaded::NotServing(RETRY);

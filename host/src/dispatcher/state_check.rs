@@ -9,6 +9,7 @@ use sockhop_core::state_check::{CheckReply, CheckRequest, read_reply};
 use crate::event::{Caller, Event, EventId, Json, Payload, host_event};
 use crate::registry::ActivePlugin;
 
+use super::source::Source;
 use super::{Dispatcher, report};
 
 impl Dispatcher {
@@ -37,7 +38,7 @@ impl Dispatcher {
             connections: None,
             timer: None,
         });
-        match self.run(permit, &generation, active, &event, None, began).await.0 {
+        match self.run(permit, &generation, active, &event, Source::Host, began).await.0 {
             Ok(reply) => read_reply(Some(reply.json.as_str()), 0),
             Err(failed) => {
                 let reason = failed.reason();

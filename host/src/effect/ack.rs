@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sockhop_core::ack::{AckLimits, AckRequest, Outcome};
 
 use crate::event::{Caller, Payload};
+use crate::memory::Reserved;
 use crate::rejection::Refusal;
 
 /// An emit with an ack, from the call of the handler until its outcome is handled.
@@ -41,17 +42,19 @@ impl PendingAck {
 pub(crate) struct EndedAck {
     /// What was waited for.
     pub(crate) ack: Arc<PendingAck>,
-    /// The connection, or only its namespace if it did not exist.
+    /// The connection, or only its namespace if it does not exist, or not any more.
     pub(crate) caller: Caller,
     /// What has become of it. An answer is not checked yet.
     pub(crate) outcome: Outcome<Payload>,
     /// Since when the outcome is known.
     pub(crate) since: Instant,
+    /// The memory of the answer, wherever it waits.
+    pub(crate) reserved: Option<Reserved>,
 }
 
 impl EndedAck {
     pub(crate) fn now(ack: Arc<PendingAck>, caller: Caller, outcome: Outcome<Payload>) -> Self {
-        Self { ack, caller, outcome, since: Instant::now() }
+        Self { ack, caller, outcome, since: Instant::now(), reserved: None }
     }
 
     /// Memory of the answer, in bytes.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
@@ -40,6 +40,9 @@ pub struct ActivePlugin {
     pub outbound: BTreeMap<String, Outbound>,
     /// The answers that clients give to its emits with an ack, by the ack's name.
     pub acks: BTreeMap<String, Ack>,
+    /// What handles an outcome of such an emit has one of its permits. They are half as many as its
+    /// instances, so that its other events find a free one.
+    pub(crate) ack_turns: Semaphore,
     /// The schemas of the data of its timers, by name.
     pub timers: BTreeMap<String, Arc<Schema>>,
     /// The schedules of the timers that the host sets, by name.
@@ -79,6 +82,7 @@ impl ActivePlugin {
         let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
         let code = Plugin::new(candidate, settings, Arc::clone(&state.memory));
         Ok(Arc::new(Self {
+            ack_turns: ack_turns(&code),
             allowance: Allowance::new(code.name(), settings, code.instances_at_once()),
             code,
             settings: settings.clone(),
@@ -136,6 +140,7 @@ impl ActivePlugin {
         let declared_under = self.declared_under.clone();
         let allowance = Allowance::new(code.name(), &settings, code.instances_at_once());
         Arc::new(Self {
+            ack_turns: ack_turns(&code),
             code,
             settings,
             declared_under,
@@ -150,6 +155,10 @@ impl ActivePlugin {
             load: LoadStatus::default(),
         })
     }
+}
+
+fn ack_turns(code: &Plugin) -> Semaphore {
+    Semaphore::new((code.instances_at_once() / 2).max(1))
 }
 
 /// The health of a plugin: decides whether a plugin that keeps failing is called.

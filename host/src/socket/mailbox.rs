@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 
 use crate::config::EVENT_BYTES;
@@ -17,6 +18,8 @@ pub(super) struct Mailbox {
     pub(super) events: VecDeque<QueuedEvent>,
     /// Number of events that are being handled: 0 or 1.
     pub(super) handling: usize,
+    /// Number of outcomes, among the events that wait or are being handled, that take no space.
+    pub(super) uncounted: usize,
     /// The task that handles the mailbox.
     pub(super) consumer: Consumer,
     /// Whether [`intake`](super::client) may handle events itself, in its caller's task; as of the
@@ -25,6 +28,9 @@ pub(super) struct Mailbox {
     pub(super) intake_may_handle: bool,
     /// Bytes of the payloads of the events that wait or are being handled, without [`EVENT_BYTES`].
     pub(super) bytes: usize,
+    /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) of the client's answers to emits with
+    /// an ack, here and where they wait for their plugins. `None` before the first one.
+    pub(super) answers: Option<Arc<AtomicUsize>>,
     /// The answers `busy` to events that were not kept. They wait, because the outgoing buffer of
     /// the client had no space.
     pub(super) pending_rejections: VecDeque<PendingRejection>,
@@ -71,8 +77,6 @@ pub(super) struct QueuedAck {
     pub(super) ended: EndedAck,
     /// Bytes of the answer.
     pub(super) size: usize,
-    /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that it takes.
-    pub(super) charged: usize,
 }
 
 /// The space of an event in a mailbox.
@@ -82,12 +86,14 @@ pub(super) struct Space {
     pub(super) bytes: usize,
     /// Bytes of [`QueueMemory`](crate::memory::QueueMemory).
     pub(super) charged: usize,
+    /// Whether it counts as one of the events of the mailbox.
+    pub(super) counts: bool,
 }
 
 impl Space {
     /// The space of an event with a payload of `size` bytes.
     pub(super) const fn of(size: usize) -> Self {
-        Self { bytes: size, charged: charge(size) }
+        Self { bytes: size, charged: charge(size), counts: true }
     }
 }
 
@@ -95,7 +101,10 @@ impl QueuedEvent {
     pub(super) fn space(&self) -> Space {
         match self {
             Self::Received(event) => Space::of(event.size),
-            Self::Ack(ack) => Space { bytes: ack.size, charged: ack.charged },
+            Self::Ack(ack) => {
+                // Its memory is given back with the answer itself.
+                Space { bytes: ack.size, charged: 0, counts: ack.ended.reserved.is_some() }
+            }
         }
     }
 }
@@ -144,11 +153,14 @@ impl Mailbox {
         !self.events.is_empty() || !self.pending_rejections.is_empty()
     }
 
+    /// Number of events that wait or are being handled, without outcomes that take no space.
+    pub(super) fn counted(&self) -> usize {
+        (self.events.len() + self.handling).saturating_sub(self.uncounted)
+    }
+
     /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that the mailbox holds.
     pub(super) fn memory(&self) -> usize {
-        self.bytes
-            + (self.events.len() + self.handling) * EVENT_BYTES
-            + self.pending_rejections.len() * ANSWER_BYTES
+        self.bytes + self.counted() * EVENT_BYTES + self.pending_rejections.len() * ANSWER_BYTES
     }
 }
 

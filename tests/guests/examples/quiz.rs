@@ -79,6 +79,10 @@ fn answered(
 ) -> Result {
     let what = match &answer {
         Ok(666) => panic!("that number"),
+        Ok(668) => {
+            ctx.disconnect("that answer");
+            json!(668)
+        }
         Ok(667) => return Err(Refusal::new("because", "not that number")),
         Ok(answer) => json!(answer),
         Err(NoAnswer::Timeout) => json!("timeout"),
@@ -109,6 +113,12 @@ fn listed(ctx: &Context, context: String, answer: Result<Args<Vec<Value>>, NoAns
 fn doze(_: &Context, ms: u64) -> Result {
     std::thread::sleep(Duration::from_millis(ms));
     Ok(())
+}
+
+/// Records that it has slept.
+fn nap(ctx: &Context, ms: u64) -> Result {
+    std::thread::sleep(Duration::from_millis(ms));
+    record(ctx, &json!({"slept": ms}))
 }
 
 fn note(ctx: &Context, number: u64) -> Result {
@@ -149,6 +159,7 @@ fn plugin() -> Plugin {
         .on("ask_and_refuse", ask_and_refuse)
         .on("ask_list", ask_list)
         .on("doze", doze)
+        .on("nap", nap)
         .on("note", note)
         .on("log", log)
         .on("enter", enter)

@@ -12,6 +12,7 @@ use crate::rejection::Rejection;
 use super::backlog::{Backlog, Pending, of_task};
 use super::event::{HostEvent, HostEventKind};
 use super::{RETRY, end_connect_wait, max_deliveries};
+use crate::dispatcher::source::Source;
 use crate::dispatcher::{Dispatcher, Failed, Reply, report};
 
 /// The result of a delivery.
@@ -181,7 +182,10 @@ impl Dispatcher {
             tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has \
                                         missed host events");
         }
-        match (self.run(permit, &generation, active, &event, None, began).await.0, connection) {
+        match (
+            self.run(permit, &generation, active, &event, Source::Host, began).await.0,
+            connection,
+        ) {
             (Ok(Reply { ends: true, .. }), Some(connection)) => _ = self.rooms.end(connection),
             (Ok(_), _) => {}
             // No instance was available: the plugin has not seen the event.

@@ -1,7 +1,6 @@
 //! The outcomes of emits with an ack to one connection: each waits in the mailbox, so that it is
 //! handled in the order of the client's events.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,8 +9,7 @@ use bytes::Bytes;
 use crate::config::Limits;
 use crate::effect::{EndedAck, Outcome};
 use crate::event::Payload;
-use crate::log;
-use crate::memory::QueueMemory;
+use crate::memory::{QueueMemory, Reserved};
 use crate::socket::Sockets;
 use crate::socket::mailbox::{Busy, ConnectionState, Mailbox, QueuedAck, QueuedEvent, charge};
 use crate::socketio::ClientAnswer;
@@ -42,23 +40,23 @@ impl Client {
         mut ended: EndedAck,
     ) {
         let mut mailbox = self.mailbox();
-        if matches!(mailbox.state, ConnectionState::Closing | ConnectionState::Closed) {
+        let size = ended.size();
+        if matches!(ended.outcome, Outcome::Answered(_)) {
+            match reserve(&mut mailbox, size, &sockets.config.get().limits, &sockets.memory) {
+                Ok(reserved) => ended.reserved = Some(reserved),
+                Err(busy) => ended.outcome = Outcome::Busy(busy.message().to_owned()),
+            }
+        }
+        if mailbox.state == ConnectionState::Closed {
             drop(mailbox);
             sockets.end_ack_apart(ended);
             return;
         }
+        // While the connection is closing, a consumer is there until nothing waits.
         let size = ended.size();
-        let is_answer = matches!(ended.outcome, Outcome::Answered(_));
-        let mut charged = 0;
-        if is_answer {
-            let limits = &sockets.config.get().limits;
-            match reserve(&mut mailbox, size, limits, &sockets.memory) {
-                Ok(()) => charged = charge(size),
-                Err(busy) => ended.outcome = Outcome::Busy(busy.message().to_owned()),
-            }
-        }
-        let size = ended.size();
-        mailbox.events.push_back(QueuedEvent::Ack(Box::new(QueuedAck { ended, size, charged })));
+        mailbox.bytes += size;
+        mailbox.uncounted += usize::from(ended.reserved.is_none());
+        mailbox.events.push_back(QueuedEvent::Ack(Box::new(QueuedAck { ended, size })));
         self.wake(sockets, mailbox);
     }
 
@@ -69,40 +67,26 @@ impl Client {
         {
             ended.outcome = Outcome::Invalid("the token of the client has expired".to_owned());
         }
-        let (ack, event) = (Arc::clone(&ended.ack), ended.ack.request.ack.clone());
-        let handling = pin!(sockets.dispatcher.acknowledge(ended));
-        match log::catch(handling).await {
-            Ok(true) => _ = sockets.rooms.end(&self.connection),
-            Ok(false) => {}
-            Err(panic) => tracing::error!(
-                plugin = ack.plugin,
-                event,
-                error = panic.message,
-                location = panic.location,
-                "the host panicked while it handled the outcome of an ack"
-            ),
-        }
+        sockets.acknowledge(ended).await;
     }
 }
 
-/// Reserves space for an answer, as for an event.
+/// Reserves space for an answer, as for an event. All answers of the client, also those that wait
+/// for their plugins, have the bound of its mailbox too.
 fn reserve(
     mailbox: &mut Mailbox,
     size: usize,
     limits: &Limits,
-    memory: &QueueMemory,
-) -> Result<(), Busy> {
-    let bytes = mailbox.bytes.saturating_add(size);
-    if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get()
-        || bytes > limits.mailbox_bytes.get()
-    {
+    memory: &Arc<QueueMemory>,
+) -> Result<Reserved, Busy> {
+    let (held, max) = (mailbox.memory(), limits.mailbox_bytes.get());
+    let is_full = mailbox.counted() >= limits.mailbox_events.get();
+    let answers = mailbox.answers.get_or_insert_default();
+    let answered = answers.load(Ordering::Relaxed);
+    if is_full || mailbox.bytes.saturating_add(size) > max || answered.saturating_add(size) > max {
         return Err(Busy::Mailbox);
     }
-    if !memory.take(charge(size), mailbox.memory()) {
-        return Err(Busy::Host);
-    }
-    mailbox.bytes = bytes;
-    Ok(())
+    memory.reserve(charge(size), held.max(answered), answers).ok_or(Busy::Host)
 }
 
 /// The outcome of an answer that has the size of a message that a client may send.

@@ -52,7 +52,7 @@ impl Client {
             return;
         }
         let bytes = mailbox.bytes.saturating_add(incoming.size);
-        let busy = if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get()
+        let busy = if mailbox.counted() >= limits.mailbox_events.get()
             || bytes > limits.mailbox_bytes.get()
         {
             Busy::Mailbox
