@@ -30,6 +30,7 @@ use sockhop_core::route::Route;
 use super::client::{ReachArgs, RequestBody};
 use super::output;
 use super::reload::print_changes;
+use super::workplace::{INTERRUPTED, Interrupts};
 use state::{Source, StateReport};
 
 /// Checks plugins or a configuration; exit status 0 if all are accepted, else 1
@@ -74,12 +75,15 @@ impl Check {
         // panic: its author needs it. What the host itself would log is in the result.
         let log = log::start_for_command()?;
         let source = self.state.as_deref().map(Source::find).transpose()?.map(Arc::new);
-        let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let found = runtime.block_on(async {
             tokio::select! {
                 found = self.check_all(&config, &scratch, source.as_ref()) => Some(found),
-                _ = tokio::signal::ctrl_c() => None,
+        let entered = runtime.enter();
+        let mut interrupts = Interrupts::take()?;
+        drop(entered);
+        let scratch = Scratch::new()?;
+                () = interrupts.next() => None,
             }
         });
         log.finish(FLUSH);
@@ -262,9 +266,6 @@ fn readable(config: Config) -> anyhow::Result<(Config, Option<String>)> {
     let certificate = config.server.tls.as_ref().map(tls::check).transpose()?.flatten();
     Ok((config, certificate))
 }
-
-/// The exit status of a command that Ctrl-C has ended, as shells report it.
-const INTERRUPTED: u8 = 130;
 
 /// The longest time that the end of the command waits for a reader of the log.
 const FLUSH: Duration = Duration::from_secs(5);
