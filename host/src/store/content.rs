@@ -207,6 +207,8 @@ impl Store {
             let (part, others) = rest.split_at(self.import_size(rest));
             rest = others;
             self.import_transaction(|transaction, bytes| {
+                // Handlers commit between the transactions, and perhaps saw only a part.
+                self.forget_loads(transaction)?;
                 let commits = meta(transaction)?.commits + 1;
                 for (key, value) in part {
                     let key = key.as_bytes();

@@ -127,3 +127,21 @@ fn an_import_lets_each_version_begin_again_also_one_that_is_at_work() {
     assert_eq!((verified.loads, verified.problems), (Some(1), Vec::new()));
     drop(store());
 }
+
+#[test]
+fn a_version_that_finishes_while_an_import_runs_begins_again() {
+    let (dir, store) = fresh();
+    store.commit(&changes(&store, "a", mark("one", 1, None))).unwrap();
+    // The import stores 256 entries at once. This is as if a handler committed after the second
+    // part and before the third one.
+    let other = Connection::open(dir.path().join("state.db")).unwrap();
+    let trigger = "CREATE TRIGGER meanwhile AFTER INSERT ON entries WHEN NEW.key = x'333030'
+                   BEGIN INSERT INTO loads (digest, done, total, finished)
+                         VALUES ('two', 0, 0, 7); END";
+    other.execute_batch(trigger).unwrap();
+    let entries: Vec<_> = (0..600).map(|number| (number.to_string(), vec![1])).collect();
+    store.import(ImportMode::Merge, &entries[..400], &BTreeMap::new()).unwrap();
+    assert_eq!(row(&store, "two"), finished(7), "the handler has committed");
+    store.import(ImportMode::Replace, &entries, &BTreeMap::new()).unwrap();
+    assert_eq!((row(&store, "one"), row(&store, "two")), (None, None));
+}
