@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use sockhop_tests::{
     HostProcess, TestClient, TestHost, another, binary, directory_of, drop_in, eventually, guest,
-    moment,
 };
 
 /// A host with the plugin `mover` in this mood.
@@ -64,7 +64,7 @@ fn run(data: &Path, args: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_comes_until_it_has_finished_once_for_each_version_on_a_host() {
+async fn it_comes_until_it_has_finished_and_again_after_another_version_has_written() {
     let host = mover("steps 3").await;
     let first = finished(&host).await;
     assert_eq!(done(&host).await, json!({"steps": 3, "runs": 1}));
@@ -74,17 +74,22 @@ async fn it_comes_until_it_has_finished_once_for_each_version_on_a_host() {
 
     let version = std::fs::read(guest("mover")).expect("a plugin");
     drop_in(host.plugins(), "mover.wasm", &another(version, 1));
-    until(&host, "the next version has finished", |load| {
+    let second = until(&host, "the next version has finished", |load| {
         load["state"] == "finished" && *load != first
     })
     .await;
     assert_eq!(done(&host).await, json!({"steps": 5, "runs": 2}));
 
     command(&host, "rollback").await;
-    until(&host, "the first version serves", |load| *load == first).await;
-    let host = host.restart().await;
-    assert_eq!(finished(&host).await, first);
-    assert_eq!(done(&host).await, json!({"steps": 5, "runs": 2}), "nor does a rollback");
+    let third = until(&host, "the first version has finished again", |load| {
+        load["state"] == "finished" && load["finished_at"].as_str() > second["finished_at"].as_str()
+    })
+    .await;
+    let all = json!({"steps": 7, "runs": 3});
+    assert_eq!(done(&host).await, all, "the other version has written");
+    let host = host.restart_with(|config| settings(config, "steps 2")).await;
+    assert_eq!(finished(&host).await, third);
+    assert_eq!(done(&host).await, all);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,6 +213,17 @@ async fn a_handler_that_brings_no_progress_is_called_less_and_less() {
     assert_eq!(done(&host).await["runs"], 1);
 }
 
+/// How far the version is in the file, also that of a host that was killed: `(done, has finished)`.
+fn stored(data: &Path) -> Option<(u64, bool)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let file = Connection::open_with_flags(data.join("state/mover.sqlite"), flags).ok()?;
+    let row = file.query_row("SELECT done, finished >= 0 FROM loads", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, Option<bool>>(1)?))
+    });
+    let (done, has_finished) = row.ok()?;
+    Some((done.try_into().expect("a number"), has_finished.unwrap_or(false)))
+}
+
 /// How often a host is killed: `SOCKHOP_TEST_KILLS`, or a few times.
 fn kills() -> u32 {
     std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(5)
@@ -215,16 +231,29 @@ fn kills() -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_repeats_no_call_and_leaves_none_out() {
-    const STEPS: u64 = 600;
-    let mood = format!("steps {STEPS}");
+    const PART: u64 = 400;
+    let steps = PART * u64::from(kills() + 1);
+    let mood = format!("steps {steps}");
     let settings = [("SOCKHOP_PLUGINS__MOVER__CONFIG__MOOD", mood.as_str())];
     let (plugins, data) =
         (directory_of(&[guest("mover")]), tempfile::tempdir().expect("a directory"));
-    for _ in 0..kills() {
+    let mut seen = vec![0];
+    for round in 0..kills() {
         let host = HostProcess::start_with(plugins.path(), data.path(), &settings);
-        moment(200).await;
+        // Each kill comes when a part more is done than at the one before.
+        let part = PART * u64::from(round) + 1;
+        let last = seen.last().copied().unwrap_or_default();
+        let wanted = part.max(last + 1);
+        eventually("a part is done", async || {
+            stored(data.path()).filter(|(done, _)| *done >= wanted)
+        })
+        .await;
         host.kill();
+        let (done, has_finished) = stored(data.path()).expect("what is stored stays");
+        assert!(!has_finished, "the kill has come after the last step: {seen:?}");
+        seen.push(done);
     }
+    assert!(seen.is_sorted_by(|before, then| before < then), "each start goes on: {seen:?}");
     let host = HostProcess::start_with(plugins.path(), data.path(), &settings);
     let (url, key) = (host.url.clone(), host.key.clone());
     eventually("it has finished", async || {
@@ -235,5 +264,5 @@ async fn a_host_that_is_killed_repeats_no_call_and_leaves_none_out() {
     })
     .await;
     let client = TestClient::connect(&host.url).await;
-    assert_eq!(client.ask("done", json!(null)).await, json!({"steps": STEPS, "runs": 1}));
+    assert_eq!(client.ask("done", json!(null)).await, json!({"steps": steps, "runs": 1}));
 }

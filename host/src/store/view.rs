@@ -232,6 +232,7 @@ impl View {
             fired: None,
             deliveries: self.deliveries,
             load: None,
+            version: None,
         }
     }
 

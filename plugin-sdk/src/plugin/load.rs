@@ -13,9 +13,14 @@ impl Plugin {
     /// again until it returns that it has finished, as `()`, or as a [`Progress`] of which
     /// everything is done. There is no caller.
     ///
-    /// Each version of the plugin does this once on a host: it is not repeated at a restart, nor
-    /// after a rollback to a version that has finished. A host remembers the last 64 versions. It
-    /// repeats it after `sockhop state import`, because what is imported can be from any version.
+    /// Each version of the plugin does this once on a host, and again after another version has
+    /// written or deleted entries. That can be an older version that still runs its last events, or
+    /// one that served after a rollback. It begins again when it has finished, or when it serves
+    /// again. So after `handler` has finished, no entry is left that another version has written
+    /// since its first call. A restart, and a rollback to a version after which no other has
+    /// written, repeat nothing. It is also repeated after `sockhop state import`, because what is
+    /// imported can be from any version, and for all but the last 64 versions of a host. So a
+    /// handler must find out what is left to do, and not suppose that nothing was done before.
     ///
     /// The version serves meanwhile, and its other events are handled beside the calls. So a
     /// handler must be able to read what is not prepared yet, as a [collection](crate::collection)

@@ -145,3 +145,76 @@ fn a_version_that_finishes_while_an_import_runs_begins_again() {
     store.import(ImportMode::Replace, &entries, &BTreeMap::new()).unwrap();
     assert_eq!((row(&store, "one"), row(&store, "two")), (None, None));
 }
+
+/// The changes of a version whose handler writes a key, or only sets a timer.
+fn written_by(store: &Arc<Store>, digest: &str, key: Option<&str>) -> Changes {
+    let mut view = store.view();
+    match key {
+        Some(key) => view.set(key, vec![2]).map(drop).unwrap(),
+        None => {
+            view.set_timer("remind".to_owned(), "k".to_owned(), 1, "1".to_owned(), None).unwrap()
+        }
+    }
+    let mut changes = view.into_changes();
+    changes.written_by(digest);
+    changes
+}
+
+fn alone(digest: &str, at: u64, progress: Option<(u64, u64)>) -> Changes {
+    let mut changes = Changes::default();
+    changes.mark_load(mark(digest, at, progress));
+    changes
+}
+
+async fn is_notified(store: &Store) -> bool {
+    let notify = store.loads_outdated();
+    tokio::select! {
+        biased;
+        () = notify.notified() => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_has_finished_begins_again_after_another_one_has_written_entries() {
+    let (dir, store) = fresh();
+    // The table is created with the first record, and an earlier writer is not forgotten.
+    store.commit(&written_by(&store, "old", Some("a"))).unwrap();
+    store.commit(&alone("new", 1, None)).unwrap();
+    store.commit(&written_by(&store, "new", Some("a"))).unwrap();
+    store.commit(&written_by(&store, "old", None)).unwrap();
+    assert_eq!(row(&store, "new"), finished(1), "its own entries and a timer change nothing");
+    assert!(!is_notified(&store).await);
+    store.commit(&written_by(&store, "old", Some("a"))).unwrap();
+    assert_eq!(row(&store, "new"), None);
+    assert!(is_notified(&store).await);
+
+    // Again, also in one transaction, and after a restart.
+    store.commit(&alone("new", 2, None)).unwrap();
+    let (late, mark) = (written_by(&store, "old", Some("b")), alone("new", 3, None));
+    assert!(store.try_commit(&[&mark, &late]).unwrap().iter().all(Result::is_ok));
+    assert_eq!(row(&store, "new"), None);
+    store.commit(&alone("new", 4, None)).unwrap();
+    drop(store);
+    let store = open(&dir, StoreLimits::default());
+    assert_eq!(row(&store, "new"), finished(4));
+    store.commit(&written_by(&store, "old", Some("c"))).unwrap();
+    assert_eq!(row(&store, "new"), None);
+}
+
+#[test]
+fn a_version_in_whose_work_another_one_has_written_begins_again_when_it_finishes() {
+    let (dir, store) = fresh();
+    store.commit(&alone("new", 1, Some((1, 3)))).unwrap();
+    store.commit(&written_by(&store, "old", Some("a"))).unwrap();
+    assert_eq!(row(&store, "new"), running(1, 3), "it goes on");
+    drop(store);
+    let store = open(&dir, StoreLimits::default());
+    store.commit(&alone("new", 2, Some((2, 3)))).unwrap();
+    assert_eq!(row(&store, "new"), running(2, 3));
+    store.commit(&alone("new", 3, None)).unwrap();
+    assert_eq!(row(&store, "new"), None, "once more, from the start");
+    store.commit(&alone("new", 4, Some((1, 3)))).unwrap();
+    store.commit(&alone("new", 5, None)).unwrap();
+    assert_eq!(row(&store, "new"), finished(5));
+}
