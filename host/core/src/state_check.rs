@@ -1,5 +1,8 @@
 //! The host event `$check`: what a plugin replies about the stored state that it can't read.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use serde::{Deserialize, Serialize};
 
 /// Maximum number of entries that one reply names. Others are only counted.
@@ -35,6 +38,40 @@ pub struct Unreadable {
     pub key: String,
     /// Why not.
     pub reason: String,
+}
+
+/// A handler that has tried no entry in so many replies in a row has failed.
+pub const REPLIES_WITHOUT_ENTRIES: u32 = 1_000;
+
+/// Finds out that the replies of one handler would never end.
+#[derive(Debug, Default)]
+pub struct Cursors {
+    /// The hashes of all cursors: they take 8 bytes each.
+    seen: HashSet<u64>,
+    idle: u32,
+}
+
+impl Cursors {
+    /// Takes a reply that is not the last one.
+    ///
+    /// # Errors
+    /// Describes for the plugin's author why the handler has failed.
+    pub fn take(&mut self, checked: u64, next: &str) -> Result<(), String> {
+        let mut hasher = DefaultHasher::new();
+        next.hash(&mut hasher);
+        if !self.seen.insert(hasher.finish()) {
+            return Err(
+                "`$check` does not go on: `next` is a cursor that has come before".to_owned()
+            );
+        }
+        self.idle = if checked > 0 { 0 } else { self.idle + 1 };
+        if self.idle < REPLIES_WITHOUT_ENTRIES {
+            return Ok(());
+        }
+        Err(format!(
+            "`$check` does not go on: the last {REPLIES_WITHOUT_ENTRIES} calls have tried no entry"
+        ))
+    }
 }
 
 /// Reads the reply of a handler.
@@ -88,5 +125,21 @@ mod tests {
             assert!(reason.contains("replies an object with `checked`"), "{reason}");
         }
         assert!(read_reply(None, 0).is_err() && read_reply(Some(nothing), 1).is_err());
+    }
+
+    #[test]
+    fn a_handler_whose_cursors_come_again_or_that_tries_nothing_has_failed() {
+        let mut cursors = Cursors::default();
+        for next in ["a", "b", "c"] {
+            assert_eq!(cursors.take(1, next), Ok(()));
+        }
+        assert!(cursors.take(1, "a").unwrap_err().contains("has come before"));
+
+        let mut cursors = Cursors::default();
+        for call in 1..2 * REPLIES_WITHOUT_ENTRIES {
+            let checked = u64::from(call == REPLIES_WITHOUT_ENTRIES);
+            assert_eq!(cursors.take(checked, &call.to_string()), Ok(()));
+        }
+        assert!(cursors.take(0, "last").unwrap_err().contains("1000 calls have tried no entry"));
     }
 }

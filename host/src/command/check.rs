@@ -51,6 +51,9 @@ pub(crate) struct Check {
     /// stopped host, and reports what they can't read; nothing is sent to anyone
     #[arg(long, value_name = "DIR", requires = "files")]
     state: Option<PathBuf>,
+    /// How many seconds the calls of one plugin on the copy of its state may take in all
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "state")]
+    timeout: u64,
     /// Prints one JSON document instead
     #[arg(long)]
     json: bool,
@@ -76,13 +79,13 @@ impl Check {
         let log = log::start_for_command()?;
         let source = self.state.as_deref().map(Source::find).transpose()?.map(Arc::new);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let found = runtime.block_on(async {
-            tokio::select! {
-                found = self.check_all(&config, &scratch, source.as_ref()) => Some(found),
         let entered = runtime.enter();
         let mut interrupts = Interrupts::take()?;
         drop(entered);
         let scratch = Scratch::new()?;
+        let found = runtime.block_on(async {
+            tokio::select! {
+                found = self.check_all(&config, &scratch, source.as_ref()) => Some(found),
                 () = interrupts.next() => None,
             }
         });
@@ -131,7 +134,8 @@ impl Check {
             states.push(match result {
                 Ok(active) => {
                     let (name, cache) = (active.code.name(), host::cache_dir(&scratch.0));
-                    state::try_state(config.clone(), file, name, source, cache).await
+                    let timeout = Duration::from_secs(self.timeout);
+                    state::try_state(config.clone(), file, name, source, cache, timeout).await
                 }
                 Err(_) => StateReport::None,
             });

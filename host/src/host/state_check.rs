@@ -2,9 +2,10 @@
 //! `$check`. There are no clients, no network, no timers and no deliveries.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sockhop_core::load::{Progress, Stall, Step};
-use sockhop_core::state_check::{CheckReply, MAX_EXAMPLES, Unreadable};
+use sockhop_core::state_check::{CheckReply, Cursors, MAX_EXAMPLES, Unreadable};
 
 use crate::config::LiveConfig;
 use crate::dispatcher::{Dispatcher, Loaded};
@@ -75,14 +76,32 @@ impl StateOutcome {
     }
 }
 
+/// The time that the check may take.
+struct Time {
+    began: Instant,
+    limit: Duration,
+}
+
+impl Time {
+    fn check(&self) -> Result<(), String> {
+        if self.began.elapsed() < self.limit {
+            return Ok(());
+        }
+        Err(format!("the time of --timeout is over ({} s)", self.limit.as_secs()))
+    }
+}
+
 /// Runs a version, which has the copy of a state, as a host would that has just loaded it. Then
-/// asks it what it can't read. `progress` is called after each step.
+/// asks it what it can't read. After `timeout`, no further call is made: each call has its own
+/// limit. `progress` is called after each step.
 pub async fn check_state(
     config: &Arc<LiveConfig>,
     active: &Arc<ActivePlugin>,
     generation: Generation,
+    timeout: Duration,
     mut progress: impl FnMut(CheckStep),
 ) -> StateOutcome {
+    let time = Time { began: Instant::now(), limit: timeout };
     let registry = Arc::new(Registry::default());
     registry.publish(generation);
     let (rooms, metrics) = (Arc::<Rooms>::default(), Arc::<Metrics>::default());
@@ -90,13 +109,13 @@ pub async fn check_state(
     let outbound = Outbound::refusing("`sockhop check` sends no requests");
     let dispatcher = dispatcher.sending_by(Arc::new(outbound));
     let load = if active.listens_for_load() {
-        Some(load(&dispatcher, active, &mut progress).await)
+        Some(load(&dispatcher, active, &time, &mut progress).await)
     } else {
         None
     };
     let listens_for_check = active.code.registration.listens.contains(&host_event::CHECK);
     let records = if listens_for_check && !matches!(load, Some(LoadOutcome::Failed { .. })) {
-        Some(records(&dispatcher, active, &mut progress).await)
+        Some(records(&dispatcher, active, &time, &mut progress).await)
     } else {
         None
     };
@@ -106,6 +125,7 @@ pub async fn check_state(
 async fn load(
     dispatcher: &Dispatcher,
     active: &Arc<ActivePlugin>,
+    time: &Time,
     progress: &mut impl FnMut(CheckStep),
 ) -> LoadOutcome {
     let (mut calls, mut stall, mut last) = (0, Stall::default(), Progress::default());
@@ -117,9 +137,17 @@ async fn load(
         Err(error) => return LoadOutcome::Failed { reason: error.to_string(), progress: last },
     }
     let reason = loop {
+        if let Err(reason) = time.check() {
+            break reason;
+        }
         calls += 1;
         match dispatcher.load(active).await {
-            Loaded::Finished => return LoadOutcome::Finished { calls },
+            Loaded::Finished => match active.state.store.load_row(&active.code.digest) {
+                // Another version has written while this one was at work on the host.
+                Ok(None) => (stall, last) = Default::default(),
+                Ok(Some(_)) => return LoadOutcome::Finished { calls },
+                Err(error) => break error.to_string(),
+            },
             Loaded::Progressed(now) => {
                 last = now;
                 progress(CheckStep::Load(now));
@@ -137,10 +165,13 @@ async fn load(
 async fn records(
     dispatcher: &Dispatcher,
     active: &Arc<ActivePlugin>,
+    time: &Time,
     progress: &mut impl FnMut(CheckStep),
 ) -> Result<RecordsOutcome, String> {
     let (mut found, mut cursor) = (RecordsOutcome::default(), None);
+    let mut cursors = Cursors::default();
     loop {
+        time.check().map_err(|reason| format!("{reason}, after {} entries", found.checked))?;
         let reply = dispatcher.check_state(active, cursor.clone()).await?;
         let CheckReply { checked, unreadable, examples, next } = reply;
         found.checked = found.checked.saturating_add(checked);
@@ -148,12 +179,8 @@ async fn records(
         let free = MAX_EXAMPLES.saturating_sub(found.examples.len());
         found.examples.extend(examples.into_iter().take(free));
         progress(CheckStep::Records(found.checked));
-        if next.is_none() {
-            return Ok(found);
-        }
-        if next == cursor {
-            return Err("`$check` does not go on: `next` is the cursor of the event".to_owned());
-        }
-        cursor = next;
+        let Some(next) = next else { return Ok(found) };
+        cursors.take(checked, &next)?;
+        cursor = Some(next);
     }
 }

@@ -112,15 +112,16 @@ fn check_space(dir: &Path, bytes: u64) -> anyhow::Result<()> {
 }
 
 /// Runs the version in `file`, which has registered as `plugin`, on a copy of its state. `cache`
-/// has its compiled code.
+/// has its compiled code, and `timeout` is the time of all calls together.
 pub(super) async fn try_state(
     config: Config,
     file: &Path,
     plugin: &str,
     source: &Arc<Source>,
+    timeout: Duration,
     cache: PathBuf,
 ) -> StateReport {
-    let tried = try_copy(config, file, plugin, source, cache).await;
+    let tried = try_copy(config, file, plugin, source, cache, timeout).await;
     tried.unwrap_or_else(|error| StateReport::Failed(format!("{error:#}")))
 }
 
@@ -129,6 +130,7 @@ async fn try_copy(
     file: &Path,
     plugin: &str,
     source: &Arc<Source>,
+    timeout: Duration,
     cache: PathBuf,
 ) -> anyhow::Result<StateReport> {
     let scratch = Scratch::new()?;
@@ -156,7 +158,7 @@ async fn try_copy(
         });
     };
     let config = LiveConfig::new(Arc::new(config));
-    let outcome = check_state(&config, &active, generation, progress).await;
+    let outcome = check_state(&config, &active, generation, timeout, progress).await;
     Ok(StateReport::Checked { file: copied, bytes, outcome })
 }
 
