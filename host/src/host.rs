@@ -73,7 +73,9 @@ use warnings::{warn_of_rules_without_subject, warn_of_tables_without_plugin};
 
 pub use warnings::warn_of_open_secrets;
 
-pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data, plugin_files};
+pub use directories::{
+    address_file, cache_dir, is_empty, key_file, lock_data, plugin_files, share_data,
+};
 pub use error::StartError;
 pub use loaders::{checking_loader, loader};
 pub use lock::DataLock;

@@ -18,6 +18,15 @@ pub fn lock_data(dir: &Path) -> Result<DataLock, StartError> {
     DataLock::take(dir)
 }
 
+/// Locks a data directory to read it: no host can start until the lock is dropped. Nothing is
+/// written. Returns `None` if no host has ever used the directory.
+///
+/// # Errors
+/// As [`lock_data`].
+pub fn share_data(dir: &Path) -> Result<Option<DataLock>, StartError> {
+    DataLock::share(dir)
+}
+
 /// Returns the directory in which a host keeps compiled code. Another process of the same user may
 /// use it too.
 pub fn cache_dir(data_dir: &Path) -> PathBuf {

@@ -1,9 +1,11 @@
-//! The lock that allows one host for each data directory.
+//! The lock that allows one host for each data directory. Commands that only read share it: no host
+//! starts meanwhile.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -51,7 +53,7 @@ impl DataLock {
             .truncate(false)
             .open(dir.join("host.lock"))
             .map_err(wrong)?;
-        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_exclusively(&file) {
             Ok(()) => {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
@@ -67,6 +69,58 @@ impl DataLock {
             }
             Err(error) => Err(wrong(error.into())),
         }
+    }
+
+    /// Takes the lock together with others that only read, and writes nothing: the directory can be
+    /// on a file system that is read-only. Returns `None` if no host has ever used the directory.
+    pub(super) fn share(dir: &Path) -> Result<Option<Self>, StartError> {
+        let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
+        let canonical = dir.canonicalize().map_err(wrong)?;
+        let mut held = held();
+        let in_use = |pid: &str| {
+            let pid = pid.trim().to_owned();
+            Err(StartError::DataInUse { dir: dir.to_owned(), pid })
+        };
+        if held.contains(&canonical) {
+            return in_use(&std::process::id().to_string());
+        }
+        let mut file = match File::open(dir.join("host.lock")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(wrong(error)),
+        };
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {
+                held.push(canonical.clone());
+                Ok(Some(Self { file: Some(file), dir: canonical }))
+            }
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                in_use(&pid)
+            }
+            Err(error) => Err(wrong(error.into())),
+        }
+    }
+}
+
+/// How long a host waits at its start for commands that share the lock.
+const READERS: Duration = Duration::from_secs(10);
+
+/// Takes the lock for this process alone. Fails at once if a host has it. Waits for commands that
+/// only read: a supervisor that restarts the host need not know of them.
+fn lock_exclusively(file: &File) -> Result<(), Errno> {
+    let until = Instant::now() + READERS;
+    loop {
+        let taken = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);
+        if !matches!(taken, Err(Errno::AGAIN | Errno::ACCESS)) || Instant::now() >= until {
+            return taken;
+        }
+        // Only if all others share it.
+        rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared)?;
+        // Another host that waits as well must not take this one for a command.
+        rustix::fs::fcntl_lock(file, FlockOperation::Unlock)?;
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -84,6 +138,22 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn a_lock_that_is_shared_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(DataLock::share(dir.path()).unwrap().is_none(), "nothing is created");
+        let host = DataLock::take(dir.path()).unwrap();
+        assert!(matches!(DataLock::share(dir.path()), Err(StartError::DataInUse { .. })));
+        drop(host);
+        let file = dir.path().join("host.lock");
+        let before = std::fs::read(&file).unwrap();
+        let shared = DataLock::share(dir.path()).unwrap().unwrap();
+        // What a file system that is read-only would refuse.
+        assert!(shared.file.as_ref().unwrap().set_len(0).is_err());
+        drop(shared);
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+    }
 
     #[test]
     fn a_lock_ends_with_its_host_though_another_process_has_inherited_the_file() {

@@ -1,8 +1,10 @@
 //! Copies of a store's file, for commands that try something with real state.
 
-use std::fs;
+#[cfg(unix)]
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -17,7 +19,9 @@ const PAGES: i32 = 1024;
 /// How the file of a store is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyMode {
-    /// A host may use the file: the copy has all commits up to now, and the host goes on.
+    /// A host may use the file: the copy has all commits up to now, and later commits go on until
+    /// the host's log is full. It can't be shortened before the copy is made, so writers are then
+    /// refused.
     Live,
     /// No process uses the file, and none begins to. It may be that of a host that was killed.
     Closed,
@@ -45,7 +49,7 @@ pub fn copy_store(
         for suffix in ["", "-wal"] {
             let part = beside(file, suffix);
             if part.exists() {
-                fs::copy(part, beside(copy, suffix)).map_err(unusable)?;
+                copy_file(&part, &beside(copy, suffix)).map_err(unusable)?;
             }
         }
         return Ok(());
@@ -82,6 +86,16 @@ pub fn copy_store(
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Copies a file. The copy can be written by its owner, also if the file can't, as in a backup, and
+/// by no one else.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    io::copy(&mut fs::File::open(from)?, &mut options.open(to)?).map(drop)
 }
 
 #[cfg(test)]
@@ -138,8 +152,13 @@ mod tests {
         let file = of.path().join("state.sqlite");
         assert!(copied_bytes(&file) > Some(0) && beside(&file, "-wal").exists());
         let copy = to.path().join("state.sqlite");
+        // A backup is often made read-only.
+        let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        fs::set_permissions(&file, read_only).unwrap();
         // As if the process had ended here.
         copy_store(&file, CopyMode::Closed, &copy, |_, _| {}).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&copy).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
         assert!(has(&open(to.path()), "a"));
         assert_eq!(copied_bytes(&of.path().join("missing.sqlite")), None);
     }

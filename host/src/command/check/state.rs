@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use sockhop::config::{Config, LiveConfig};
 use sockhop::host::{
-    CheckStep, LoadOutcome, RecordsOutcome, StartError, StateOutcome, check_state, lock_data,
+    CheckStep, LoadOutcome, RecordsOutcome, StartError, StateOutcome, check_state, share_data,
 };
 use sockhop::registry::Generation;
 use sockhop::store::{CopyMode, copied_bytes, copy_store};
@@ -74,11 +74,10 @@ impl Source {
         let file = self.files.join(format!("{plugin}.sqlite"));
         let Some(bytes) = copied_bytes(&file) else { return Ok(None) };
         check_space(to, bytes)?;
-        // A host can't start before the copy is made. A directory that no host has used has no
-        // lock.
-        let lock = self.data.as_ref().filter(|data| data.join("host.lock").exists());
-        let (_lock, mode) = match lock.map(|data| lock_data(data)).transpose() {
-            Ok(lock) => (lock, CopyMode::Closed),
+        // A host that starts now waits until the copy is made.
+        let lock = self.data.as_deref().map(share_data).transpose();
+        let (_lock, mode) = match lock {
+            Ok(lock) => (lock.flatten(), CopyMode::Closed),
             Err(StartError::DataInUse { .. }) => (None, CopyMode::Live),
             Err(error) => return Err(error.into()),
         };
@@ -118,8 +117,8 @@ pub(super) async fn try_state(
     file: &Path,
     plugin: &str,
     source: &Arc<Source>,
-    timeout: Duration,
     cache: PathBuf,
+    timeout: Duration,
 ) -> StateReport {
     let tried = try_copy(config, file, plugin, source, cache, timeout).await;
     tried.unwrap_or_else(|error| StateReport::Failed(format!("{error:#}")))
@@ -130,8 +129,8 @@ async fn try_copy(
     file: &Path,
     plugin: &str,
     source: &Arc<Source>,
-    timeout: Duration,
     cache: PathBuf,
+    timeout: Duration,
 ) -> anyhow::Result<StateReport> {
     let scratch = Scratch::new()?;
     let (from, name, to) = (Arc::clone(source), plugin.to_owned(), scratch.0.clone());
