@@ -9,6 +9,7 @@ mod deliveries;
 mod deploy;
 mod drain;
 mod emit;
+mod interrupts;
 pub(crate) mod output;
 mod plugins;
 mod reload;

@@ -14,8 +14,9 @@ use sockhop::scenario::{Answered, ClientSpec, log_document, log_lines};
 use sockhop::trial::{Sent, Trial};
 
 use super::check::Scratch;
+use super::interrupts::INTERRUPTED;
 use super::output;
-use super::workplace::{INTERRUPTED, Workplace, place};
+use super::workplace::{Workplace, place};
 
 /// Lets a plugin handle one event, and prints the answer and the effects
 ///

@@ -28,9 +28,9 @@ use sockhop_core::declarations::DeclaredSchedule;
 use sockhop_core::route::Route;
 
 use super::client::{ReachArgs, RequestBody};
+use super::interrupts::{INTERRUPTED, Interrupts};
 use super::output;
 use super::reload::print_changes;
-use super::workplace::{INTERRUPTED, Interrupts};
 use state::{Source, StateReport};
 
 /// Checks plugins or a configuration; exit status 0 if all are accepted, else 1

@@ -14,8 +14,9 @@ use sockhop::scenario::{self, Outcome, SCHEMA, ScenarioReport};
 use sockhop::trial::play;
 
 use super::check::Scratch;
+use super::interrupts::INTERRUPTED;
 use super::output;
-use super::workplace::{INTERRUPTED, Workplace, place};
+use super::workplace::{Workplace, place};
 
 /// Tests plugins by scenarios: virtual clients, and what must come of what they send
 ///

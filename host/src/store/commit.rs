@@ -244,7 +244,7 @@ impl Store {
             timer_rows::write(transaction, changes, &replaced)?;
         }
         delivery_rows::write(transaction, &changes.deliveries)?;
-        loads.write(transaction, changes)?;
+        loads.write(transaction, changes.version.as_deref(), changes.load.as_deref())?;
         for (key, value) in &changes.writes {
             match value {
                 Some(value) => {

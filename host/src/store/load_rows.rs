@@ -13,7 +13,6 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use sockhop_core::load::Progress;
 use tokio::sync::Notify;
 
-use super::changes::Changes;
 use super::connection::{integer, natural};
 use super::format::{LOAD_FORMAT, LOAD_TABLES};
 use super::rows::Rows;
@@ -67,21 +66,22 @@ pub(super) struct LoadsAtWork {
 }
 
 impl LoadsAtWork {
-    /// Records what the changes say of `$load`, and that what other versions have prepared is
-    /// outdated.
+    /// Records how far a version is, and that what others than the version which writes entries
+    /// have prepared is outdated.
     pub(super) fn write(
         &mut self,
         transaction: &Transaction<'_>,
-        changes: &Changes,
+        version: Option<&str>,
+        mark: Option<&LoadMark>,
     ) -> Result<(), rusqlite::Error> {
-        if let Some(version) = &changes.version
+        if let Some(version) = version
             && self.has_table
-            && self.writer.as_ref() != Some(version)
+            && self.writer.as_deref() != Some(version)
         {
             self.are_outdated |= outdate_others(transaction, version)?;
-            self.writer = Some(version.clone());
+            self.writer = Some(version.into());
         }
-        if let Some(mark) = &changes.load {
+        if let Some(mark) = mark {
             write(transaction, mark)?;
             if self.writer.as_deref() != Some(&mark.digest) {
                 // The writer's next commit finds a record that it has not seen.
