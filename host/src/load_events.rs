@@ -6,7 +6,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use sockhop_core::load::{MAX_DELAY, Progress, Stall, Step, retry_delay};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -58,8 +57,6 @@ pub(crate) struct PluginLoad {
 enum Next {
     /// It waits for a change, such as another version.
     Change,
-    /// The version has finished. It waits for a change, and for entries of another version.
-    Finished(Arc<Notify>),
     /// It looks again after this time, or a change.
     Look(Duration),
     /// It calls the plugin again after this time.
@@ -129,11 +126,6 @@ impl PluginWork for LoadEvents {
                     _ = changes.changed() => task.is_read = false,
                     () = sleep(wait) => {}
                 },
-                Next::Finished(outdated) => tokio::select! {
-                    () = self.stopped.cancelled() => {}
-                    _ = changes.changed() => task.is_read = false,
-                    () = outdated.notified() => {}
-                },
                 Next::Change => tokio::select! {
                     () = self.stopped.cancelled() => {}
                     _ = changes.changed() => task.is_read = false,
@@ -171,8 +163,7 @@ impl LoadEvents {
                 Ok(LoadRow { finished: Some(at), .. }) => {
                     let at = UNIX_EPOCH.checked_add(Duration::from_millis(at));
                     active.load.set_phase(LoadPhase::Finished(at.unwrap_or(UNIX_EPOCH)));
-                    task.finished(&active);
-                    return Some(Next::Finished(active.state.store.loads_outdated()));
+                    return Some(Next::Change);
                 }
                 Ok(LoadRow { progress, finished: None }) => {
                     // An import lets it begin from the start.
@@ -219,7 +210,9 @@ impl LoadEvents {
         match loaded {
             Loaded::Finished => {
                 self.metrics.load_event(&task.plugin, "finished");
-                // If another version has written meanwhile, it begins again.
+                let version = &active.code.registration.version;
+                let (plugin, digest, calls) = (&task.plugin, &active.code.digest, task.calls);
+                tracing::info!(plugin, version, digest, calls, "`$load` has finished");
                 task.is_read = false;
                 Next::Call(Duration::ZERO)
             }
@@ -279,18 +272,6 @@ impl LoadEvents {
 }
 
 impl PluginLoad {
-    /// Logs that the version has finished, once. If it begins again, it does so as at first.
-    fn finished(&mut self, active: &ActivePlugin) {
-        let calls = std::mem::take(&mut self.calls);
-        self.stall = Stall::default();
-        self.forget_failures();
-        if calls > 0 {
-            let (plugin, version) = (&self.plugin, &active.code.registration.version);
-            let digest = &active.code.digest;
-            tracing::info!(plugin, version, digest, calls, "`$load` has finished");
-        }
-    }
-
     fn forget_failures(&mut self) {
         (self.failures, self.retry_at) = (0, None);
     }

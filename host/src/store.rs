@@ -62,7 +62,6 @@ use health::StoreHealth;
 pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
-use load_rows::Loads;
 pub(crate) use load_rows::{LoadMark, LoadRow};
 use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
@@ -110,7 +109,6 @@ pub struct Store {
     timers: Figures,
     deliveries: Figures,
     has_load_table: AtomicBool,
-    loads: Loads,
     page_bytes: u64,
     /// Whether the file has pages that only the host's own changes of rows may use.
     uses_reserve: AtomicBool,
@@ -164,7 +162,6 @@ impl Store {
             timers,
             deliveries,
             has_load_table,
-            loads: Loads::default(),
             page_bytes,
             uses_reserve: AtomicBool::new(uses_reserve),
         })

@@ -285,7 +285,6 @@ impl BoundEvent<'_> {
         };
         let (effects, attachments, view) = run.finish();
         let mut changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
-        changes.written_by(&active.code.digest);
         let checked = if self.inbound.is_none() && load::is_load(self.event) {
             let read = load::read(reply, attachments.len(), active, self.event);
             read.map(|(reply, mark)| {

@@ -33,8 +33,6 @@ pub struct Changes {
     /// How far the version is, if its handler of `$load` has run. Boxed, because most changes have
     /// none.
     pub(super) load: Option<Box<LoadMark>>,
-    /// The digest of the version that writes these entries.
-    pub(super) version: Option<Box<str>>,
 }
 
 /// The name and the key of a timer.
@@ -87,14 +85,6 @@ impl Changes {
     /// Records how far the version is with `$load`, together with the other changes.
     pub(crate) fn mark_load(&mut self, mark: LoadMark) {
         self.load = Some(Box::new(mark));
-    }
-
-    /// Names the version that writes entries, if there are some: what other versions have prepared
-    /// is then outdated.
-    pub(crate) fn written_by(&mut self, digest: &str) {
-        if !self.writes.is_empty() {
-            self.version = Some(digest.into());
-        }
     }
 
     /// Number of keys that are to be written. A timer or a delivery counts as several.

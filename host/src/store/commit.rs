@@ -7,10 +7,9 @@ use crate::error_chain::ErrorChain;
 
 use super::changes::{Changes, is_unchanged};
 use super::connection::{entry_bytes, integer, natural, stored_bytes};
-use super::load_rows::LoadsAtWork;
 use super::rows::Rows;
 use super::totals::Totals;
-use super::{CommitError, FailureKind, Store, delivery_rows, limits, timer_rows};
+use super::{CommitError, FailureKind, Store, delivery_rows, limits, load_rows, timer_rows};
 
 /// Maximum number of keys, and of the bytes of keys and values, in a commit that takes only
 /// microseconds. Each key takes some pages of the log.
@@ -160,11 +159,9 @@ impl Store {
         }
         let has_tables = sets_timers || delivers || self.has_tables(Rows::Timers);
         let has_timers = has_tables && group.iter().any(|changes| changes.has_timers());
-        let mut loads = self.begin_loads(adds_loads);
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
-            let written = self.write(&transaction, &now, changes, has_tables, &mut loads)?;
-            committed.push(written.map(|then| {
+            committed.push(self.write(&transaction, &now, changes, has_tables)?.map(|then| {
                 now = then;
                 has_written = true;
             }));
@@ -182,7 +179,6 @@ impl Store {
             } else if has_timers {
                 self.rows_changed(Rows::Timers);
             }
-            self.loads_committed(loads);
             self.wake();
             self.health.stored();
         }
@@ -196,7 +192,6 @@ impl Store {
         now: &Totals,
         changes: &Changes,
         has_timer_tables: bool,
-        loads: &mut LoadsAtWork,
     ) -> Result<Result<Totals, CommitError>, rusqlite::Error> {
         if let Some(fired) = &changes.fired
             && !timer_rows::is_set(transaction, fired)?
@@ -244,7 +239,9 @@ impl Store {
             timer_rows::write(transaction, changes, &replaced)?;
         }
         delivery_rows::write(transaction, &changes.deliveries)?;
-        loads.write(transaction, changes.version.as_deref(), changes.load.as_deref())?;
+        if let Some(mark) = &changes.load {
+            load_rows::write(transaction, mark)?;
+        }
         for (key, value) in &changes.writes {
             match value {
                 Some(value) => {

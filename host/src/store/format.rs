@@ -67,10 +67,8 @@ pub(super) const DELIVERY_TABLES: &str = "
     CREATE INDEX deliveries_waiting ON deliveries (key, id) WHERE died IS NULL;
     CREATE INDEX deliveries_dead ON deliveries (id) WHERE died IS NOT NULL;";
 
-/// How far each version of the plugin is with `$load`. `finished` is the time at which it has
-/// finished. It is null while it has not, and -1 if another version has written entries since it
-/// has begun: then it begins again when it finishes. Ids are the order in which the versions have
-/// begun.
+/// How far each version of the plugin is with `$load`. `finished` is set when it has finished. Ids
+/// are the order in which the versions have begun.
 pub(super) const LOAD_TABLES: &str = "
     CREATE TABLE loads (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, \
                                      done INTEGER NOT NULL, total INTEGER NOT NULL, \

@@ -232,7 +232,6 @@ impl View {
             fired: None,
             deliveries: self.deliveries,
             load: None,
-            version: None,
         }
     }
 

@@ -13,18 +13,15 @@ impl Plugin {
     /// again until it returns that it has finished, as `()`, or as a [`Progress`] of which
     /// everything is done. There is no caller.
     ///
-    /// Each version of the plugin does this once on a host, and again after another version has
-    /// written or deleted entries. That can be an older version that still runs its last events, or
-    /// one that served after a rollback. It begins again when it has finished, or when it serves
-    /// again. So after `handler` has finished, no entry is left that another version has written
-    /// since its first call. A restart, and a rollback to a version after which no other has
-    /// written, repeat nothing. It is also repeated after `sockhop state import`, because what is
-    /// imported can be from any version, and for all but the last 64 versions of a host. So a
-    /// handler must find out what is left to do, and not suppose that nothing was done before.
+    /// Each version of the plugin does this once on a host: it is not repeated at a restart, nor
+    /// after a rollback to a version that has finished. A host remembers the last 64 versions. It
+    /// repeats it after `sockhop state import`, because what is imported can be from any version.
     ///
     /// The version serves meanwhile, and its other events are handled beside the calls. So a
     /// handler must be able to read what is not prepared yet, as a [collection](crate::collection)
-    /// does. At the host's start, the first call comes after [`on_start`](Self::on_start).
+    /// does. That can also come later: an event of an earlier version may end, and store, after
+    /// this version has finished, and so do all events after a rollback to it. At the host's start,
+    /// the first call comes after [`on_start`](Self::on_start).
     ///
     /// Each call is one event, within the limits of every event. How far it is, is stored with its
     /// effects: a crash or a conflict repeats the last call at most, and never leaves one out. If
