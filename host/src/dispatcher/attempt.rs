@@ -45,7 +45,6 @@ struct BoundEvent<'event> {
 }
 
 /// The result of one run of the handler.
-#[expect(clippy::large_enum_variant, reason = "most are `Done`, which then needs no allocation")]
 enum Attempt {
     /// The handler replied. It has succeeded if its entry can be committed.
     Done { reply: Json, attachments: Vec<Bytes>, entry: CommitEntry },
