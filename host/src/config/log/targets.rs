@@ -64,7 +64,6 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "settings",
             "socket",
             "socket::client",
-            "socket::client::acks",
             "socket::client::authenticate",
             "socketio::cut",
             "socketio::library::argument",
