@@ -57,7 +57,8 @@ pub(crate) struct PluginTimers {
     later: HashMap<Key, Instant>,
     /// The time of the last look, by the system's clock.
     looked_at: u64,
-    /// What the last look has found, if all timers that are due are running.
+    /// What the last look has found, if all timers that are due are running. If one of them is not,
+    /// this is `None`, and the next look reads the file again.
     found: Option<Found>,
 }
 
@@ -73,11 +74,12 @@ struct Found {
 /// the plugin pauses.
 const MAX_LATER: usize = 64;
 
-/// When a task looks again, at the latest.
+/// When a task looks again. It also looks when a running event has ended or something has changed,
+/// and at the latest after [`LOOK`].
 enum Next {
     /// At this time of the system's clock, in milliseconds since 1970.
     At(u64),
-    /// When one of the running events has ended, or something has changed.
+    /// Only then: no time is known.
     Change,
 }
 
@@ -176,6 +178,7 @@ impl Timers {
         if is_set_back {
             timers.scheduled = Weak::new();
         }
+        // The weak pointer keeps the allocation, so no other version has the same address.
         let is_scheduled = std::ptr::eq(timers.scheduled.as_ptr(), Arc::as_ptr(&active));
         if !is_scheduled
             && timers.schedules_failed_until.is_none_or(|until| until <= Instant::now())
@@ -213,6 +216,7 @@ impl Timers {
         if free == 0 {
             return Next::Change;
         }
+        // The file returns running and left out timers too, because they are still due in it.
         let limit = timers.keys.len() + timers.later.len() + free;
         let found = match due_timers(&active, now, limit).await {
             Ok(found) => found,
@@ -224,6 +228,7 @@ impl Timers {
             }
         };
         let next = found.next;
+        // A timer that is left out is tried again without a change, so the file must be read again.
         let mut is_all = found.due.len() < limit && timers.later.is_empty();
         for due in found.due {
             let key = (due.timer.clone(), due.key.clone());
@@ -244,6 +249,7 @@ impl Timers {
                             location = panic.location,
                             "the host panicked while it handled the event of a timer"
                         );
+                        // It does not count as an attempt.
                         Fired::Later(LOOK)
                     });
                     (key, fired)
@@ -281,7 +287,7 @@ impl Timers {
     }
 
     /// Lets a timer whose handler has failed fire again later, or no more. Returns whether that is
-    /// recorded.
+    /// recorded. If not, the attempt is repeated, and the metrics count it again.
     async fn failed(&self, plugin: &str, fired: FiredTimer, reason: String) -> bool {
         let now = self.dispatcher.clock().now_ms();
         let (timer, id, attempt) = (fired.timer.clone(), fired.id, fired.attempt);
@@ -343,7 +349,8 @@ impl Found {
     }
 }
 
-/// Whether the plugin is not called now. Ends a pause that is over.
+/// Whether the plugin is not called now: it is paused, or an operator has disabled it. Ends a pause
+/// that is over. An open breaker leads to [`Fired::NotServing`], and so to a pause.
 fn is_paused(timers: &mut PluginTimers, generation: &Generation) -> bool {
     if timers.paused_until.is_some_and(|until| until > Instant::now()) {
         return true;

@@ -12,7 +12,7 @@ use crate::{outbound::url, rejection::Refusal, state::check_key};
 pub struct Delivery {
     /// Deliveries with the same key are sent one after the other, in the order of their commits.
     pub key: String,
-    /// The request. Its timeout is that of the host.
+    /// The request. Its own timeout is not used: the host limits the time of each attempt.
     pub request: Request,
     /// The declared timer by which the plugin gets the result.
     pub result: Option<String>,
@@ -102,7 +102,8 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
 /// The delays before the second and each later attempt, in milliseconds. Standard Webhooks
-/// recommends them. An outage of three days loses nothing.
+/// recommends them. They are 75 hours together, and at least 68 with the jitter: an outage of two
+/// and a half days loses nothing.
 const DELAYS: [u64; 9] = [
     5 * SECOND,
     5 * MINUTE,
@@ -115,7 +116,7 @@ const DELAYS: [u64; 9] = [
     24 * HOUR,
 ];
 
-/// How often a delivery is sent before it is dead.
+/// How often a delivery is sent before it is dead. For test hosts: the host asks [`retry_delay`].
 pub const ATTEMPTS: u32 = DELAYS.len() as u32 + 1;
 
 /// The longest time for which a receiver can ask, in milliseconds.
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn no_attempt_is_earlier_than_the_receiver_asks_and_none_is_later_than_a_day() {
+    fn no_attempt_is_earlier_than_the_receiver_asks_and_none_is_later_than_the_maximum() {
         assert_eq!(retry_delay(1, Some(HOUR), 0), Some(HOUR));
         assert_eq!(retry_delay(1, Some(HOUR), 200), Some(HOUR * 11 / 10));
         assert_eq!(retry_delay(1, Some(1), 100), Some(5 * SECOND));

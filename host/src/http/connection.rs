@@ -58,8 +58,8 @@ pub(crate) struct HttpServer {
     pub(crate) stop: CancellationToken,
 }
 
-/// Returns the fewest bytes of an answer that a client has to read within `limit`, to get that time
-/// again: the lowest rate of answers is that of the bodies of requests.
+/// Returns how many bytes of an answer a client has to read within `limit`. Its deadline then
+/// begins anew. The lowest rate of answers is that of the bodies of requests.
 fn least_read(limits: &Limits, limit: Duration) -> u64 {
     let least = u128::from(limits.body_bytes_per_second.get()) * limit.as_millis() / 1000;
     u64::try_from(least).unwrap_or(u64::MAX).max(1)
@@ -171,9 +171,9 @@ enum Ended {
     TimedOut(Stage),
 }
 
-/// A connection with the deadline of its current stage. The clock and the slot are read only when
-/// the stage changes, or when enough of an answer was read: by then a reserved slot may have become
-/// a client slot.
+/// A connection with the deadline of its current stage. [`Abortable`] enters the stages `Head` and
+/// `Idle`. The clock and the slot are read only when the stage changes, or when enough of an answer
+/// was read: a request may have made a reserved slot a client slot, which has longer deadlines.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     abort_handle: AbortHandle,
@@ -219,6 +219,7 @@ where
         let has_read = is_read && sent >= this.next_at;
         if this.turn.replace(turn) != Some(turn) || has_read {
             let config = this.config.get();
+            // `None` only for `Stage::Request`, which does not come here.
             let Some(limit) = deadline(&config.limits, stage, this.slot.is_reserved()) else {
                 return Poll::Pending;
             };
@@ -251,7 +252,8 @@ impl HttpBody for ResponseBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let poll = Pin::new(&mut self.body).poll_frame(context);
         let stage = if poll.is_ready() { Stage::Answer } else { Stage::Request };
-        // The deadline of the client is not that of each part.
+        // The stage is not entered again for each part: that would begin the deadline anew. While
+        // the host has no part, only the write limit of `Io` applies to what is not yet sent.
         if self.abort_handle.stage().0 != stage {
             self.abort_handle.enter(stage);
         }

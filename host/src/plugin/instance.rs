@@ -102,6 +102,7 @@ impl Instance {
         store.set_hostcall_fuel(code.limits.host_call_bytes.get());
         let (ticking, checked) = (Arc::clone(&clock), Arc::clone(&code.engine.checked));
         store.epoch_deadline_callback(move |_| {
+            // The engine's ticks come more often while guests run for long.
             checked.store(true, Ordering::Relaxed);
             if ticking.check() {
                 return Err(CpuExceeded.into());
@@ -116,6 +117,7 @@ impl Instance {
             let call = pin!(code.pre.instantiate_async(&mut store));
             within(&clock, budget, &standstills, &ended, call).await
         };
+        // Also after a failure: nobody takes the output, so it is logged.
         store.data().end_call(false);
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => {
@@ -185,6 +187,7 @@ impl Instance {
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
+        // After a failure, standard error is held for `take_output`.
         self.store.data().end_call(returned.is_err());
         match (returned, phase) {
             (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
@@ -254,7 +257,7 @@ async fn within<T>(
         clock.pause();
         match poll {
             // A guest that suspends again and again may never run at the time of the epoch
-            // callback.
+            // callback. A call that has ended keeps its result.
             Poll::Pending if clock.is_over() => Poll::Ready(Err(CpuExceeded.into())),
             poll => poll,
         }
@@ -265,6 +268,7 @@ async fn within<T>(
         // From now on with a deadline. The call is polled again immediately.
         Poll::Pending => {
             let call = ended.run_until_cancelled(poll_fn(poll));
+            // `None` after the deadline, and if the plugin has ended.
             standstills.within(budget, call).await.flatten()
         }
     };

@@ -17,8 +17,9 @@ use super::slots::Digest;
 use super::versions::Known;
 use crate::files::Stamp;
 
-/// Maximum number of versions that are loaded concurrently: each holds the bytes of a file. The
-/// compiler itself limits how many of them are compiled concurrently.
+/// Maximum number of versions that are loaded concurrently: each holds the bytes of a file, and a
+/// new one also a copy to store. The compiler itself limits how many of them are compiled
+/// concurrently.
 const MAX_CONCURRENT: usize = 16;
 
 /// The loads in progress.
@@ -42,7 +43,8 @@ pub(super) enum LoadJob {
         /// plugin until it has registered.
         expected: String,
     },
-    /// A version of this plugin that is kept for rollbacks.
+    /// A version of this plugin whose content is kept: for a rollback, a restart, or to register
+    /// again under changed settings.
     Kept(String, Digest),
 }
 
@@ -61,7 +63,8 @@ impl LoadQueue {
     }
 
     /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
-    /// loaded again.
+    /// loaded again: its result is returned, also if it is a failure. Does not check whether the
+    /// file is being loaded already.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
         let (loader, blobs, permits, file) = (
             Arc::clone(&self.loader),
@@ -132,8 +135,8 @@ impl LoadQueue {
         self.jobs.is_empty()
     }
 
-    /// Whether no load can write to the disk any more. The thread of an aborted load may still
-    /// write; it holds a permit until it has ended.
+    /// Whether no load can write to the disk any more, neither content nor compiled code. An
+    /// aborted load may still write: its task, or its thread, holds a permit until it has ended.
     pub(super) fn is_quiet(&self) -> bool {
         self.jobs.is_empty() && self.permits.available_permits() == MAX_CONCURRENT
     }
@@ -207,7 +210,8 @@ async fn read(
 }
 
 /// Stores the bytes of a version on a blocking thread, while other versions are loaded. If the task
-/// is aborted, the thread holds the permit until it has stored them.
+/// is aborted, the thread holds the permit until it has stored them. A failure is only logged: then
+/// neither a rollback nor a restart can load the version from here.
 async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>, permit: LoadPermit) {
     let put = move || {
         let _permit = permit;

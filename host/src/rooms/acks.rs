@@ -18,11 +18,13 @@ use super::Rooms;
 /// otherwise run without a pause.
 const NOT_SENT: Duration = Duration::from_secs(1);
 
-/// The acks that are waited for. Each plugin has a limit of its own.
+/// The acks that are waited for. Their number has no limit here: each [`PendingAck`] holds a permit
+/// of its plugin.
 #[derive(Default)]
 pub(super) struct Acks {
     inner: Mutex<Inner>,
-    /// Notified when the next deadline has changed. For one task.
+    /// Notified when a new deadline is the earliest. For one task: if it does not wait yet, the
+    /// [`Notify`] keeps the notification until it does.
     changed: Notify,
 }
 
@@ -38,9 +40,10 @@ struct WaitingAck {
     ack: Arc<PendingAck>,
     caller: Caller,
     deadline: Instant,
-    /// What has become of it at the deadline.
+    /// The outcome at the deadline: a timeout, or why the event was not sent.
     outcome: Outcome<Payload>,
-    /// `None` while the event is being sent.
+    /// If it is dropped, the connection waits for the answer no more. `None` while the event is
+    /// being sent, and if it was not sent.
     asked: Option<Asked>,
 }
 
@@ -90,6 +93,7 @@ impl Acks {
         match inner.waiting.get_mut(&token) {
             Some(waiting) => waiting.asked = Some(asked),
             None => {
+                // Without the lock: `asked` has locks of its own.
                 drop(inner);
                 drop(asked);
             }
@@ -114,7 +118,8 @@ impl Acks {
         inner.deadlines.pop_first();
         let waiting = inner.waiting.remove(&token);
         drop(inner);
-        // Without the lock: what is dropped here has locks of its own.
+        // Without the lock: what is dropped here has locks of its own. Each deadline has an ack; if
+        // one had none, the caller would look again at once.
         let mut waiting = waiting.ok_or(Some(now))?;
         let outcome = std::mem::replace(&mut waiting.outcome, Outcome::Timeout);
         Ok(waiting.end(outcome))

@@ -29,9 +29,11 @@ impl Store {
     ///
     /// # Errors
     /// [`CommitError::Conflict`] if a key or a range that the view read has changed;
-    /// [`CommitError::Full`] if the state would grow beyond the quota (a commit that shrinks it is
-    /// always allowed); [`CommitError::Contended`] if a reader in another process keeps the log
-    /// full; [`CommitError::Store`] if the file can't be written.
+    /// [`CommitError::Full`] if the state would grow beyond the quota (never for a commit that
+    /// shrinks it); [`CommitError::TimerGone`] if the timer that fired is not set any more;
+    /// [`CommitError::TooManyTimers`] and [`CommitError::TooManyDeliveries`] beyond their limits;
+    /// [`CommitError::Contended`] if a reader in another process keeps the log full;
+    /// [`CommitError::Store`] if the file can't be written.
     pub fn commit(&self, changes: &Changes) -> Result<(), CommitError> {
         if !changes.has_writes() {
             return Ok(());
@@ -56,6 +58,7 @@ impl Store {
     /// ones have stored.
     pub(crate) fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
         let mut results: Vec<Result<(), CommitError>> = Vec::with_capacity(group.len());
+        // Fails `part` and all that follow it. An error can't be cloned, so `error` makes each.
         let fail_all = |results: &mut Vec<_>,
                         part: &[&Changes],
                         rest: &[&Changes],
@@ -89,7 +92,8 @@ impl Store {
                     });
                     return results;
                 }
-                // A failure of one writer must not fail the others, so each is committed alone.
+                // A failure of one writer must not fail the others, so each is committed alone. If
+                // there is no connection to the file, each of them tries to open it.
                 Ok(Err(_)) | Err(_) => {
                     results.extend(part.iter().map(|changes| self.commit(changes)))
                 }
@@ -149,7 +153,8 @@ impl Store {
         let (mut now, mut has_written) = (self.totals(&transaction)?, false);
         let delivers = group.iter().any(|changes| changes.has_deliveries());
         let sets_timers = group.iter().any(|changes| changes.sets_timers());
-        // It creates the other tables too.
+        // Each kind of table comes with those of the kinds before it: timers, deliveries, loads.
+        // To cancel timers needs no tables.
         let adds_loads = group.iter().any(|changes| changes.load.is_some())
             && self.add_load_table(&transaction)?;
         if delivers && !adds_loads {
@@ -172,6 +177,7 @@ impl Store {
                 .execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.record_totals(now);
+            // A change of deliveries counts as one of timers too, and new tables as one of both.
             if adds_loads {
                 self.load_table_added();
             } else if delivers {
@@ -179,6 +185,7 @@ impl Store {
             } else if has_timers {
                 self.rows_changed(Rows::Timers);
             }
+            // Wakes the store and no task: its manifest now says that the log holds commits.
             self.wake();
             self.health.stored();
         }
@@ -319,6 +326,7 @@ impl Store {
             let file_limit = self.limits.file_bytes_of_handlers(page_bytes);
             let wanted = limits::pages(keys, bytes, page_bytes);
             if (pages + wanted) * page_bytes >= file_limit {
+                // The rest of the quota is for the log and the host, so it counts as used.
                 let reserved = self.limits.quota.saturating_sub(file_limit);
                 return self.record_full(pages * page_bytes + reserved);
             }

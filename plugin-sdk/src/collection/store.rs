@@ -92,8 +92,8 @@ impl<'a> Store<'a> {
         record.format > self.shape.format
     }
 
-    /// Returns the properties of the collection, or `None` if it is new: no version has stored
-    /// anything yet.
+    /// Returns the properties that the records have now: migrations change them. `None` if the
+    /// collection is new: no version has stored anything yet.
     ///
     /// # Errors
     /// `corrupt_state`: a later SDK has stored them.
@@ -103,7 +103,8 @@ impl<'a> Store<'a> {
             self.check_layout(&key, &bytes)?;
             return self.state().decode(&key, &bytes).map(Some);
         }
-        // Records without properties were copied from elsewhere, perhaps in part.
+        // Records without properties were copied from elsewhere, perhaps without their index
+        // entries. So no property is known to hold for all of them.
         let mut records = Walk::new(self.state(), self.names.records()).of_large_values();
         let has_records = records.next(1)?.is_some();
         Ok(has_records.then(|| Properties::of(Default::default())))
@@ -194,8 +195,8 @@ impl<'a> Store<'a> {
         Ok(())
     }
 
-    /// Whether a batch may make these writes too. The first ones of an event always fit, so that no
-    /// record is too large for a batch.
+    /// Whether a batch may make these writes too. Only writes of collections count. The first ones
+    /// of an event always fit, so that no record is too large for a batch.
     pub(super) fn fits(&self, writes: &[Write]) -> bool {
         let written = self.ctx.written();
         let more: usize = writes.iter().map(|(key, value)| bytes(key, value.as_ref())).sum();

@@ -9,13 +9,12 @@ use crate::{RECORDS, Record, Records, UserId, key, limited_to, must_own};
 /// The number of records on a page if the caller sets no `limit`.
 const DEFAULT_LIMIT: u32 = 20;
 
-/// A page ends before its `limit` when its stored records have this many bytes. This is far below
-/// the 1 MiB that the effects of one event can have, whatever the size of the records.
+/// A page ends before its `limit` when its stored records have this many bytes. So a reply stays
+/// small, whatever the size of the records.
 const PAGE_BYTES: usize = 256 * 1024;
 
-/// Records per scan. A message has at most 128 KiB, so these records stay below the 2 MiB that one
-/// scan can return. This holds even if JSON writes every character as an escape that the client did
-/// not need.
+/// Records per scan. A message has at most 128 KiB by default, and a stored record has hardly more
+/// than its message. So these records have about a quarter of the 2 MiB that one scan can return.
 const CHUNK: u32 = 4;
 
 /// Selects the records to list.
@@ -45,7 +44,8 @@ impl<R: Record> Records<R> {
     /// caller can see them.
     ///
     /// # Errors
-    /// `forbidden`: the records belong to another user.
+    /// `forbidden`: the records belong to another user, and the caller is neither an admin nor
+    /// anonymous.
     pub fn list(&self, ctx: &Context, list: List) -> Result<Page<R>> {
         let user = match (list.user_id, limited_to(ctx)) {
             (Some(user), _) => {
@@ -90,8 +90,8 @@ impl<R: Record> Records<R> {
         }
     }
 
-    /// Reads the index of one user, which is small, and then each record. Returns whether records
-    /// are left.
+    /// Reads as many entries of one user's index as fit on the page, which are small, and then each
+    /// record. Returns whether records are left.
     fn fill_with_users(
         &self,
         ctx: &Context,
@@ -109,6 +109,7 @@ impl<R: Record> Records<R> {
                 return Ok(true);
             }
             let key = indexed.replacen(&prefix, RECORDS, 1);
+            // It is always there: a record and its entry are written and removed together.
             if let Some(record) = ctx.state().get_bytes(&key)? {
                 page.push(ctx.state().decode(&key, &record)?, record.len());
             }

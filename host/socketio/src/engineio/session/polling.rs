@@ -1,4 +1,6 @@
-//! How a session that polls handles its requests: polls, posts, and the upgrade to a WebSocket.
+//! How a session that polls handles its requests: polls, posts, and the upgrade to a WebSocket. The
+//! owner of the session is the task that pings the client and ends the session at its deadlines.
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,7 +57,7 @@ pub(crate) enum Polled {
     Packets(Delivering),
     /// With one packet of the engine.
     Packet(&'static str),
-    /// With an error.
+    /// With an error, because [`Session::start_poll`] has refused the GET.
     Refused,
     /// Not at all: the connection is closed, and the client finds out by itself.
     Closed,
@@ -68,8 +70,9 @@ pub(crate) struct Delivering {
     memory: Arc<Memory>,
     body: Vec<u8>,
     /// How many bytes of it count as queued for the client: as many as in the queue. Base64 makes
-    /// binary messages in `body` longer.
+    /// binary messages in `body` longer; these bytes all count for the bound of all sessions.
     queued: usize,
+    /// The session counts as one of all sessions as long as the HTTP server holds an answer of it.
     _slot: Option<Arc<Slot>>,
 }
 
@@ -157,7 +160,8 @@ impl PostGuard {
         &self.session
     }
 
-    /// Waits until the session has ended or no longer polls.
+    /// The same as [`Session::not_polling`], for the POST whose body is being received. Wakes only
+    /// then, not at each progress of the session.
     pub(crate) async fn over(&self) {
         poll_fn(|cx| {
             let state = &mut *self.session.state();
