@@ -42,7 +42,7 @@ struct Kept {
 }
 
 impl Capture {
-    /// Returns the records since the last call, at most [`MAX_RECORDS`], and how many more there
+    /// Returns the records since the last call, at most `MAX_RECORDS`, and how many more there
     /// were.
     pub fn take(&self) -> (Vec<Line>, usize) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
