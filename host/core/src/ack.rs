@@ -1,5 +1,5 @@
-//! Emits with an ack: the events by which a plugin gets the answers of clients, and what bounds
-//! those that are waited for.
+//! Emits with an ack: the events by which a plugin gets the answers of clients, and the bounds of
+//! the acks that have not come yet.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub fn event_name(ack: &str) -> String {
     format!("{EVENT_PREFIX}{ack}")
 }
 
-/// Returns the id of an emit with an ack. `place` is the number of those that the handler has made
-/// before. It stays the same if the handler runs again.
+/// Returns the id of an emit with an ack. `place` is the number of emits with an ack that the
+/// handler has made before. The id stays the same if the handler runs again.
 pub fn ack_id(event: &str, place: usize) -> String {
     format!("{event}-{place}")
 }

@@ -396,7 +396,7 @@ mod tests {
         assert!(waiting.push(ended(1, None)), "a task must begin");
         assert!(!waiting.push(ended(2, None)));
         assert_eq!(waiting.take("quiz", 10).len(), 2);
-        // It is empty while its outcomes are tried, and what comes then has the same task.
+        // The queue is empty while its outcomes are tried. The same task gets the next outcomes.
         assert!(waiting.has_queue("quiz") && !waiting.push(ended(3, None)));
         assert!(!waiting.remove_empty("quiz"));
         waiting.take("quiz", 10);

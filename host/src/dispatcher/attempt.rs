@@ -266,7 +266,7 @@ impl BoundEvent<'_> {
                 return Attempt::RunFailed(failed);
             }
         };
-        // The calls are always those that were passed to `handle`: a `Run`.
+        // `handle` returns the calls that it was given, which are a `Run`.
         let Some(mut run) = Run::from_calls(calls) else {
             return Attempt::RunFailed(Rejection::PluginFailed.into());
         };

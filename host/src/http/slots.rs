@@ -5,9 +5,9 @@
 //! dispatched. Connections that are closing therefore count against the limit.
 //!
 //! Beyond the limit there are a few reserved slots for connections, and none for sessions. On such
-//! a connection, only the paths of operators are served: `/healthz`, `/readyz`, `/metrics` and
-//! `/api`, whoever asks (`admission`). If it waits for its client, it may be ended for a newer one,
-//! also if it is an operator's (`reserve`).
+//! a connection, the host serves only the paths of operators: `/healthz`, `/readyz`, `/metrics` and
+//! `/api`. The path decides, and not the key (`admission`). The host may end such a connection for
+//! a newer one while it waits for its client, also if it is an operator's (`reserve`).
 
 mod networks;
 mod pool;

@@ -45,8 +45,8 @@ pub(super) type Known = HashMap<Digest, Result<String, LoadFailure>>;
 pub(super) struct Selection {
     /// The versions that can serve now, the best first.
     pub(super) candidates: Vec<Digest>,
-    /// The versions that have to be loaded, the best first. Without those that are worse than a
-    /// serving version which is the first candidate.
+    /// The versions that must be loaded, the best first. If the first candidate serves already, no
+    /// version that is worse than it is in this list.
     pub(super) missing: Vec<Digest>,
 }
 

@@ -173,7 +173,7 @@ pub struct ReceivedEvent {
     /// Its arguments, if it has not exactly one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<Value>>,
-    /// Its binary attachments as text; those that are no text as `{"$base64": …}`.
+    /// Its binary attachments: text, or `{"$base64": …}` for bytes that are no text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Value>,
 }

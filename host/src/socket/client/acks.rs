@@ -71,8 +71,8 @@ impl Client {
     }
 }
 
-/// Reserves space for an answer, as for an event. All answers of the client, also those that wait
-/// for their plugins, have the bound of its mailbox too.
+/// Reserves space for an answer, as for an event. The bound of the mailbox applies to all answers
+/// of the client together. Answers that wait for their plugins are included.
 fn reserve(
     mailbox: &mut Mailbox,
     size: usize,
