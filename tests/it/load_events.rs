@@ -212,11 +212,11 @@ async fn a_handler_that_brings_no_progress_is_called_less_and_less() {
 fn stored(data: &Path) -> Option<(u64, bool)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let file = Connection::open_with_flags(data.join("state/mover.sqlite"), flags).ok()?;
-    let row = file.query_row("SELECT done, finished >= 0 FROM loads", [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, Option<bool>>(1)?))
+    let row = file.query_row("SELECT done, finished IS NOT NULL FROM loads", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
     });
     let (done, has_finished) = row.ok()?;
-    Some((done.try_into().expect("a number"), has_finished.unwrap_or(false)))
+    Some((done.try_into().expect("a number"), has_finished))
 }
 
 /// How often a host is killed: `SOCKHOP_TEST_KILLS`, or a few times.

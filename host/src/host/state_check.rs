@@ -142,12 +142,7 @@ async fn load(
         }
         calls += 1;
         match dispatcher.load(active).await {
-            Loaded::Finished => match active.state.store.load_row(&active.code.digest) {
-                // Another version has written while this one was at work on the host.
-                Ok(None) => (stall, last) = Default::default(),
-                Ok(Some(_)) => return LoadOutcome::Finished { calls },
-                Err(error) => break error.to_string(),
-            },
+            Loaded::Finished => return LoadOutcome::Finished { calls },
             Loaded::Progressed(now) => {
                 last = now;
                 progress(CheckStep::Load(now));
